@@ -1,0 +1,367 @@
+"""The configuration: frozen dataclasses, and a strict builder in which every wrong key or value is an error that names it.
+
+Imports neither jax nor hydra: a wrong command must be answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from meigm_jax.algos import RULES
+from meigm_jax.envs import check_name, suite_of
+from meigm_jax.mixers import MIXERS
+from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
+from meigm_jax.registry import ConfigError, OneOf, Part, lookup, nearest
+from meigm_jax.types import Hyper
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """A named part and its options, completed with the part's defaults."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, and what training does to its rewards and time limit."""
+
+    name: str
+    reward_scale: float  # rewards are multiplied by it for learning; metrics stay in the environment's units
+    bootstrap_on_timeout: bool  # False: the time limit counts as a terminal state, as in the authors' SMAC-v2 runs
+    options: Mapping[str, Any]  # of the environment's maker
+
+
+@dataclass(frozen=True)
+class AlgoConfig:
+    """A learning rule and the parts it is made of."""
+
+    name: str  # names the run directory and the line in a plot
+    rule: PartConfig
+    agent: PartConfig
+    mixer: PartConfig
+    opt: PartConfig
+    temperature: PartConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How much is collected and learnt per iteration."""
+
+    num_envs: int  # E: parallel environments per seed
+    chunk_length: int  # T: rows per environment and iteration; at least the episode limit + 1
+    updates_per_chunk: int  # gradient steps per iteration
+    batch_size: int  # B: sequences per gradient step
+    target_update_interval: int  # gradient steps between hard copies of the target network
+    warmup_sequences: int  # sequences in the replay before the first gradient step
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The sequence replay of each seed."""
+
+    capacity: int  # sequences of chunk_length + 1 rows
+    dtype: Literal["float16", "bfloat16", "float32"]  # of stored observations and states
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation inside training: exactly `episodes` episodes per seed and policy, each time."""
+
+    interval: int  # env steps between evaluations; the last iteration is always evaluated
+    episodes: int
+    final_episodes: int  # of the last evaluation
+    num_envs: int  # parallel environments per seed
+    policies: tuple[Literal["greedy", "sampled"], ...]
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved, and how many checkpoints are kept (the best one by evaluation besides)."""
+
+    interval_seconds: float
+    keep: int
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Metrics and the progress bar."""
+
+    interval: int  # env steps between log points
+    progress: bool
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases: off unless asked for."""
+
+    mode: Literal["disabled", "online", "offline"]
+    project: str
+    entity: str | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int
+    seeds: int
+    total_env_steps: int
+    run_dir: str | None
+    name: str | None
+    env: EnvConfig
+    algo: AlgoConfig
+    hyper: Mapping[str, float]
+    train: TrainConfig
+    replay: ReplayConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    wandb: WandbConfig
+
+
+REGISTRIES: dict[str, dict[str, Part]] = {
+    "algo.rule": RULES,
+    "algo.agent": AGENTS,
+    "algo.mixer": MIXERS,
+    "algo.opt": OPTS,
+    "algo.temperature": TEMPERATURES,
+}
+
+
+def build(raw: Mapping[str, Any]) -> Config:
+    """A validated Config from plain containers. Raises ConfigError, one line, on the first wrong key or value."""
+    config = _build(Config, raw, "")
+    validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain containers of the whole configuration; `build(to_dict(c)) == c`."""
+    return _plain(config)
+
+
+def steps_per_iteration(config: Config) -> int:
+    """Env steps that one iteration counts: every row of every environment, per seed."""
+    return config.train.num_envs * config.train.chunk_length
+
+
+def num_iterations(config: Config) -> int:
+    """Iterations of the whole run: the smallest number that reaches total_env_steps."""
+    return -(-config.total_env_steps // steps_per_iteration(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PartConfig):
+        return {"name": value.name, **_plain(value.options)}
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(cls: type, raw: Any, path: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{path or 'configuration'}: expected a section, got {raw!r}")
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in hints:
+            raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
+    missing = [key for key in hints if key not in raw]
+    if missing:
+        raise ConfigError(f"missing key '{_join(path, missing[0])}'")
+    return cls(**{key: _convert(hint, raw[key], _join(path, key)) for key, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if hint is PartConfig:
+        return _build_part(value, path)
+    if path == "hyper":
+        return _build_hyper(value)
+    if path == "env.options":
+        return _build_env_options(value)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return _one_of(value, args, path)
+    if origin is tuple:
+        return _tuple_of(args[0], value, path)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _scalar(args[0], value, path)
+    return _scalar(hint, value, path)
+
+
+def _tuple_of(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        value = [value]
+    return tuple(_convert(hint, item, path) for item in value)
+
+
+def _one_of(value: Any, allowed: tuple[Any, ...], path: str) -> Any:
+    if value not in allowed:
+        raise ConfigError(f"{path}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    return value
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    """`value` as `kind`; whole floats pass as int (1e7), bool never passes as a number."""
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if kind in (int, float) and isinstance(value, str):
+        value = _number(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value!r}")
+    return value
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _build_part(raw: Any, path: str) -> PartConfig:
+    if not isinstance(raw, Mapping) or "name" not in raw:
+        raise ConfigError(f"{path}: expected a section with a name, got {raw!r}")
+    part = lookup(REGISTRIES[path], raw["name"], f"{path}.name")
+    options = part.defaults()
+    for key, value in raw.items():
+        if key == "name":
+            continue
+        if key not in options:
+            raise ConfigError(f"{path}: '{raw['name']}' has no option '{key}'; {nearest(str(key), options)}")
+        options[key] = _option(part.options[key], value, _join(path, key))
+    return PartConfig(raw["name"], options)
+
+
+def _option(default: Any, value: Any, path: str) -> Any:
+    """An option of a part, checked against the type of its default; sizes are at least 1."""
+    if isinstance(default, OneOf):
+        return _one_of(value, default, path)
+    value = _scalar(type(default), value, path)
+    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+        raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
+    return value
+
+
+def _build_hyper(raw: Any) -> dict[str, float]:
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"hyper: expected a section, got {raw!r}")
+    for key in raw:
+        if key not in Hyper._fields:
+            raise ConfigError(f"unknown key 'hyper.{key}'; {nearest(str(key), Hyper._fields)}")
+    missing = [key for key in Hyper._fields if key not in raw]
+    if missing:
+        raise ConfigError(f"missing key 'hyper.{missing[0]}'")
+    return {key: _scalar(float, raw[key], f"hyper.{key}") for key in Hyper._fields}
+
+
+def _build_env_options(raw: Any) -> dict[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"env.options: expected a section, got {raw!r}")
+    return dict(raw)
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+# What is in range: dotted key -> (test, what would be right). Keys of `hyper` and of the sections alike.
+POSITIVE = (lambda v: v > 0, "a number above 0")
+NOT_NEGATIVE = (lambda v: v >= 0, "a number of at least 0")
+UNIT = (lambda v: 0 <= v <= 1, "a number from 0 to 1")
+AT_LEAST_1 = (lambda v: v >= 1, "an integer of at least 1")
+RANGES: dict[str, tuple[Any, str]] = {
+    "seed": (lambda v: 0 <= v < 2**31, "an integer from 0 to 2^31 - 1"),
+    "seeds": AT_LEAST_1,
+    "total_env_steps": AT_LEAST_1,
+    "env.reward_scale": POSITIVE,
+    "hyper.learning_rate": POSITIVE,
+    "hyper.opt_learning_rate": POSITIVE,
+    "hyper.alpha_learning_rate": NOT_NEGATIVE,
+    "hyper.max_grad_norm": POSITIVE,
+    "hyper.gamma": UNIT,
+    "hyper.td_lambda": UNIT,
+    "hyper.epsilon_start": UNIT,
+    "hyper.epsilon_end": UNIT,
+    "hyper.epsilon_decay_steps": POSITIVE,
+    "hyper.alpha_start": POSITIVE,
+    "hyper.alpha_end": POSITIVE,
+    "hyper.alpha_decay_steps": POSITIVE,
+    "hyper.alpha_min": POSITIVE,
+    "hyper.alpha_max": POSITIVE,
+    "hyper.target_entropy": NOT_NEGATIVE,
+    "train.num_envs": AT_LEAST_1,
+    "train.chunk_length": AT_LEAST_1,
+    "train.updates_per_chunk": AT_LEAST_1,
+    "train.batch_size": AT_LEAST_1,
+    "train.target_update_interval": AT_LEAST_1,
+    "train.warmup_sequences": AT_LEAST_1,
+    "replay.capacity": AT_LEAST_1,
+    "evaluation.interval": AT_LEAST_1,
+    "evaluation.episodes": AT_LEAST_1,
+    "evaluation.final_episodes": AT_LEAST_1,
+    "evaluation.num_envs": AT_LEAST_1,
+    "checkpoint.interval_seconds": NOT_NEGATIVE,
+    "checkpoint.keep": AT_LEAST_1,
+    "log.interval": AT_LEAST_1,
+}
+
+
+def validate(config: Config) -> None:
+    """Check ranges and how values fit together. Raises ConfigError, one line."""
+    plain = to_dict(config)
+    for path, (test, wanted) in RANGES.items():
+        value: Any = plain
+        for key in path.split("."):
+            value = value[key]
+        if not test(value):
+            raise ConfigError(f"{path}: expected {wanted}, got {value}")
+    check_name(config.env.name)
+    suite = suite_of(config.env.name)
+    for key in config.env.options:
+        if key not in suite.options:
+            raise ConfigError(f"env.options: '{config.env.name}' has no option '{key}'; {nearest(key, suite.options)}")
+    _validate_together(config)
+
+
+def _validate_together(config: Config) -> None:
+    train, hyper = config.train, config.hyper
+    if config.replay.capacity % train.num_envs:
+        raise ConfigError(
+            f"replay.capacity: expected a multiple of train.num_envs ({train.num_envs}), got {config.replay.capacity}"
+        )
+    if train.warmup_sequences > config.replay.capacity:
+        raise ConfigError(
+            f"train.warmup_sequences: expected at most replay.capacity ({config.replay.capacity}), "
+            f"got {train.warmup_sequences}"
+        )
+    if hyper["alpha_min"] > hyper["alpha_max"]:
+        raise ConfigError(
+            f"hyper.alpha_min: expected at most hyper.alpha_max ({hyper['alpha_max']}), got {hyper['alpha_min']}"
+        )
+    if not config.evaluation.policies:
+        raise ConfigError("evaluation.policies: expected at least one of greedy, sampled")
+    if config.seed + config.seeds > 2**31:
+        raise ConfigError(f"seeds: seed + seeds must stay below 2^31, got {config.seed} + {config.seeds}")

@@ -1,0 +1,21 @@
+"""From a bare environment to the one that training reads: normalised inputs, scaled reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meigm_jax.types import Array, Env, TimeStep
+
+
+def for_training(env: Env, reward_scale: float) -> Env:
+    """`env` with normalised time steps and rewards times `reward_scale`; flags and info untouched."""
+
+    def reset(key: Array) -> tuple[Any, TimeStep]:
+        env_state, time_step = env.reset(key)
+        return env_state, env.normalise(time_step)
+
+    def step(key: Array, env_state: Any, action: Array):
+        env_state, time_step, reward, terminated, truncated, info = env.step(key, env_state, action)
+        return env_state, env.normalise(time_step), reward * reward_scale, terminated, truncated, info
+
+    return env._replace(reset=reset, step=step)

@@ -1,0 +1,8 @@
+"""Mixers: local utilities to one joint value. One file, one line here, one YAML."""
+
+from meigm_jax.registry import Part
+
+MIXERS = {
+    "vdn": Part("meigm_jax.mixers.vdn:make"),
+    "qmix": Part("meigm_jax.mixers.qmix:make", embed_dim=32, hypernet_dim=64, value_dim=64, mask_dead=False),
+}
