@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from meigm_jax.hyper import Hyper as Hyper
+
 Array = jax.Array
 Params = Any  # a tree of arrays
 Metrics = dict[str, Array]  # name -> f32[]
@@ -106,28 +108,9 @@ class Temperature(NamedTuple):
 
     init: Callable[[Hyper], Params]
     alpha: Callable[[Params, Hyper, Array], Array]  # params, hyper, env step -> f32[] > 0
-    loss: Callable[[Params, Array, Array], Array]  # params, joint entropy, its target -> f32[]
+    target: Callable[[Hyper, Array], Array]  # hyper, alive bool[..., N] -> target of the joint entropy [...], nats
+    loss: Callable[[Params, Array], Array]  # params, mean of (joint entropy - target) -> f32[]
     project: Callable[[Params, Hyper], Params]  # back into the allowed range after an optimizer step
-
-
-class Hyper(NamedTuple):
-    """The numbers that may be swept: always traced arrays, f32[] per member."""
-
-    learning_rate: Any
-    opt_learning_rate: Any
-    alpha_learning_rate: Any
-    max_grad_norm: Any
-    gamma: Any
-    td_lambda: Any
-    epsilon_start: Any
-    epsilon_end: Any
-    epsilon_decay_steps: Any
-    alpha_start: Any
-    alpha_end: Any
-    alpha_decay_steps: Any
-    alpha_min: Any
-    alpha_max: Any
-    target_entropy: Any
 
 
 class Learner(NamedTuple):
