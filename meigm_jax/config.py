@@ -1,4 +1,4 @@
-"""The configuration: frozen dataclasses, and a strict builder in which every wrong key or value is an error that names it.
+"""The configuration: frozen dataclasses and a strict builder; every wrong key or value is an error that names it.
 
 Imports neither jax nor hydra: a wrong command must be answered at once.
 """
@@ -6,7 +6,6 @@ Imports neither jax nor hydra: a wrong command must be answered at once.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from meigm_jax.algos import RULES
-from meigm_jax.envs import check_name, suite_of
+from meigm_jax.envs import check_options
+from meigm_jax.hyper import Hyper
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
-from meigm_jax.registry import ConfigError, OneOf, Part, lookup, nearest
-from meigm_jax.types import Hyper
+from meigm_jax.registry import ConfigError, Part, lookup, nearest, one_of, scalar
 
 
 @dataclass(frozen=True)
@@ -172,10 +171,8 @@ def _plain(value: Any) -> Any:
 
 
 def _build(cls: type, raw: Any, path: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path or 'configuration'}: expected a section, got {raw!r}")
     hints = typing.get_type_hints(cls)
-    for key in raw:
+    for key in _section(raw, path):
         if key not in hints:
             raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
     missing = [key for key in hints if key not in raw]
@@ -189,18 +186,20 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _build_part(value, path)
     if path == "hyper":
         return _build_hyper(value)
+    if hint is EnvConfig:
+        return _build_env(value, path)
     if path == "env.options":
-        return _build_env_options(value)
+        return _section({} if value is None else value, path)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, path)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return _one_of(value, args, path)
+        return one_of(value, args, path)
     if origin is tuple:
         return _tuple_of(args[0], value, path)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _scalar(args[0], value, path)
-    return _scalar(hint, value, path)
+        return None if value is None else scalar(args[0], value, path)
+    return scalar(hint, value, path)
 
 
 def _tuple_of(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
@@ -209,78 +208,33 @@ def _tuple_of(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
     return tuple(_convert(hint, item, path) for item in value)
 
 
-def _one_of(value: Any, allowed: tuple[Any, ...], path: str) -> Any:
-    if value not in allowed:
-        raise ConfigError(f"{path}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
-    return value
-
-
-def _scalar(kind: type, value: Any, path: str) -> Any:
-    """`value` as `kind`; whole floats pass as int (1e7), bool never passes as a number."""
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if kind in (int, float) and isinstance(value, str):
-        value = _number(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{path}: expected {kind.__name__}, got {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path}: expected a finite number, got {value!r}")
-    return value
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _build_part(raw: Any, path: str) -> PartConfig:
     if not isinstance(raw, Mapping) or "name" not in raw:
         raise ConfigError(f"{path}: expected a section with a name, got {raw!r}")
     part = lookup(REGISTRIES[path], raw["name"], f"{path}.name")
-    options = part.defaults()
-    for key, value in raw.items():
-        if key == "name":
-            continue
-        if key not in options:
-            raise ConfigError(f"{path}: '{raw['name']}' has no option '{key}'; {nearest(str(key), options)}")
-        options[key] = _option(part.options[key], value, _join(path, key))
-    return PartConfig(raw["name"], options)
-
-
-def _option(default: Any, value: Any, path: str) -> Any:
-    """An option of a part, checked against the type of its default; sizes are at least 1."""
-    if isinstance(default, OneOf):
-        return _one_of(value, default, path)
-    value = _scalar(type(default), value, path)
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-        raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
-    return value
+    given = {key: value for key, value in raw.items() if key != "name"}
+    return PartConfig(raw["name"], part.complete(given, path))
 
 
 def _build_hyper(raw: Any) -> dict[str, float]:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"hyper: expected a section, got {raw!r}")
-    for key in raw:
+    for key in _section(raw, "hyper"):
         if key not in Hyper._fields:
             raise ConfigError(f"unknown key 'hyper.{key}'; {nearest(str(key), Hyper._fields)}")
     missing = [key for key in Hyper._fields if key not in raw]
     if missing:
         raise ConfigError(f"missing key 'hyper.{missing[0]}'")
-    return {key: _scalar(float, raw[key], f"hyper.{key}") for key in Hyper._fields}
+    return {key: scalar(float, raw[key], f"hyper.{key}") for key in Hyper._fields}
 
 
-def _build_env_options(raw: Any) -> dict[str, Any]:
-    if raw is None:
-        return {}
+def _build_env(raw: Any, path: str) -> EnvConfig:
+    env = _build(EnvConfig, raw, path)
+    return dataclasses.replace(env, options=check_options(env.name, env.options))
+
+
+def _section(raw: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"env.options: expected a section, got {raw!r}")
-    return dict(raw)
+        raise ConfigError(f"{path or 'configuration'}: expected a section, got {raw!r}")
+    return raw
 
 
 def _join(path: str, key: Any) -> str:
@@ -338,11 +292,6 @@ def validate(config: Config) -> None:
             value = value[key]
         if not test(value):
             raise ConfigError(f"{path}: expected {wanted}, got {value}")
-    check_name(config.env.name)
-    suite = suite_of(config.env.name)
-    for key in config.env.options:
-        if key not in suite.options:
-            raise ConfigError(f"env.options: '{config.env.name}' has no option '{key}'; {nearest(key, suite.options)}")
     _validate_together(config)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 
 class ConfigError(ValueError):
@@ -23,6 +24,13 @@ class OneOf(tuple[str, ...]):
         return super().__new__(cls, values)
 
 
+class Checked(NamedTuple):
+    """An option with its own check: `target` is "module:function", taking (value, path) and returning the value."""
+
+    default: Any
+    target: str
+
+
 class Part:
     """One entry of a registry: `target` is "module:function"; the keywords are its options with defaults."""
 
@@ -32,19 +40,34 @@ class Part:
 
     def defaults(self) -> dict[str, Any]:
         """Every option with its default value."""
-        return {key: value[0] if isinstance(value, OneOf) else value for key, value in self.options.items()}
+        # A OneOf and a Checked alike keep their default in front.
+        return {key: value[0] if isinstance(value, tuple) else value for key, value in self.options.items()}
+
+    def complete(self, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Every option, with the values given. Raises ConfigError, under the dotted `path`, on a wrong one."""
+        options = self.defaults()
+        for key, value in given.items():
+            if key not in options:
+                raise ConfigError(f"unknown key '{path}.{key}'; {nearest(str(key), options)}")
+            options[key] = value
+        return {key: option(self.options[key], value, f"{path}.{key}") for key, value in options.items()}
 
     def load(self) -> Callable[..., Any]:
         """Import and return the maker."""
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return resolve(self.target)
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Import and return the function that "module:function" names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the closest known ones, or all of them when they are few."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def lookup(registry: dict[str, Part], name: str, what: str) -> Part:
@@ -52,3 +75,46 @@ def lookup(registry: dict[str, Part], name: str, what: str) -> Part:
     if name not in registry:
         raise ConfigError(f"{what}: unknown name '{name}'; {nearest(str(name), registry)}")
     return registry[name]
+
+
+def option(default: Any, value: Any, path: str) -> Any:
+    """An option of a part, checked against the type of its default; sizes are at least 1."""
+    if isinstance(default, OneOf):
+        return one_of(value, default, path)
+    if isinstance(default, Checked):
+        return resolve(default.target)(value, path)
+    value = scalar(type(default), value, path)
+    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+        raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
+    return value
+
+
+def scalar(kind: type, value: Any, path: str) -> Any:
+    """`value` as `kind`; whole floats pass as int (1e7), bool never passes as a number."""
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if kind in (int, float) and isinstance(value, str):
+        value = _number(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value!r}")
+    return value
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def one_of(value: Any, allowed: tuple[Any, ...], path: str) -> Any:
+    """`value` if it is among `allowed`."""
+    if value not in allowed:
+        raise ConfigError(f"{path}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    return value

@@ -1,13 +1,14 @@
-"""Environments behind one interface. One file is one suite; one line here names it.
+"""Environments behind one interface. One file is one suite; one entry here names it.
 
-`make(name, **options) -> Env` is the bare environment: its observations, states and rewards are JaxMARL's own.
+`make(name, **options) -> Env` is the bare environment: its observations, states and rewards are the suite's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from meigm_jax.registry import ConfigError, Part, nearest
+from meigm_jax.registry import Checked, ConfigError, Part, nearest
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -17,25 +18,28 @@ SMAX_MAPS = (
     "3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z 8m_vs_9m"
 ).split()  # fmt: skip
 
+# Names of a suite's environments -> the suite: its maker and the options it takes.
 SUITES = {
-    "smax": Part("meigm_jax.envs.smax:make", max_steps=100, walls_cause_death=True, see_enemy_actions=True),
-    "matrix_game": Part("meigm_jax.envs.matrix:make", payoff=[]),
+    tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Part(
+        "meigm_jax.envs.smax:make", max_steps=100, walls_cause_death=True, see_enemy_actions=True
+    ),
+    ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.matrix:check_payoff")),
 }
-NAMES = {"matrix_game": "matrix_game", **{f"smax_{m}": "smax" for m in SMAX_MAPS}}  # environment -> suite
-
-
-def check_name(name: str) -> None:
-    """Raise ConfigError with the nearest names when `name` is no environment."""
-    if name not in NAMES:
-        raise ConfigError(f"env.name: unknown environment '{name}'; {nearest(name, NAMES)}")
+NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
 
 
 def suite_of(name: str) -> Part:
-    """The suite that makes the environment `name`."""
-    return SUITES[NAMES[name]]
+    """The suite that makes the environment `name`. Raises ConfigError with the nearest names when there is none."""
+    if name not in NAMES:
+        raise ConfigError(f"env.name: unknown environment '{name}'; {nearest(name, NAMES)}")
+    return NAMES[name]
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of the environment `name`, with the values given. Raises ConfigError on a wrong name or option."""
+    return suite_of(name).complete(options, "env.options")
 
 
 def make(name: str, **options: Any) -> Env:
     """The bare environment `name`. Raises ConfigError on an unknown name or option, or a wrong option value."""
-    check_name(name)
-    return suite_of(name).load()(name, **options)
+    return suite_of(name).load()(name, **check_options(name, options))

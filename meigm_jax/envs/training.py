@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meigm_jax.types import Array, Env, TimeStep
+from meigm_jax.types import Array, Env, Metrics, TimeStep
 
 
 def for_training(env: Env, reward_scale: float) -> Env:
@@ -14,7 +14,7 @@ def for_training(env: Env, reward_scale: float) -> Env:
         env_state, time_step = env.reset(key)
         return env_state, env.normalise(time_step)
 
-    def step(key: Array, env_state: Any, action: Array):
+    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
         env_state, time_step, reward, terminated, truncated, info = env.step(key, env_state, action)
         return env_state, env.normalise(time_step), reward * reward_scale, terminated, truncated, info
 

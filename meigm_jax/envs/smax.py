@@ -1,0 +1,96 @@
+"""JaxMARL's SMAX with its heuristic enemy: unit micromanagement after StarCraft II, one agent per allied unit."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
+
+with contextlib.redirect_stdout(None):  # importing jaxmarl prints what it imports
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario, map_name_to_scenario
+
+SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
+# Sizes the pool of start states, so it need not be a bound: from a start next to a wall a team can die in its first
+# step. The fastest march of a whole team into the walls takes 4 steps elsewhere (6 units of way, 1.6 per step; 3 for
+# stalkers), and episodes of play, a random one included, last 15 and more almost always.
+MIN_EPISODE_LENGTH = 5
+LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
+
+
+def make(name: str, max_steps: int = 100, walls_cause_death: bool = True, see_enemy_actions: bool = True) -> Env:
+    """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked."""
+    return _make(name, max_steps, walls_cause_death, see_enemy_actions)
+
+
+@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
+def _make(name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions: bool) -> Env:
+    smax = HeuristicEnemySMAX(
+        scenario=_scenario(name.removeprefix("smax_")),
+        max_steps=max_steps,
+        walls_cause_death=walls_cause_death,
+        see_enemy_actions=see_enemy_actions,
+    )
+
+    def reset(key: Array) -> tuple[Any, TimeStep]:
+        obs, env_state = smax.reset(key)
+        return env_state, _time_step(smax, obs, env_state, True, jnp.full(smax.num_agents, -1, jnp.int32))
+
+    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
+        actions = dict(zip(smax.agents, action, strict=True))
+        obs, env_state, rewards, dones, _ = smax.step_env(key, env_state, actions)
+        alive = env_state.state.unit_alive
+        lost, won = ~alive[: smax.num_allies].any(), ~alive[smax.num_allies :].any()
+        terminated = lost | won
+        info = {"win": (won & ~lost).astype(jnp.float32)}
+        time_step = _time_step(smax, obs, env_state, False, action)
+        # The reward is the team's: every agent gets the same.
+        return env_state, time_step, rewards[smax.agents[0]], terminated, dones["__all__"] & ~terminated, info
+
+    return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax))
+
+
+def _scenario(map_name: str) -> Scenario:
+    if map_name == "8m_vs_9m":  # of SMAC, missing in JaxMARL
+        return Scenario(jnp.zeros(8 + 9, jnp.uint8), 8, 9, False, False)
+    return map_name_to_scenario(SMACV2_MAPS.get(map_name, map_name))
+
+
+def _spec(name: str, smax: HeuristicEnemySMAX) -> EnvSpec:
+    return EnvSpec(
+        name=name,
+        num_agents=smax.num_allies,
+        num_actions=smax.num_ally_actions,
+        obs_dim=smax.obs_size,
+        state_dim=smax.state_size,
+        episode_limit=smax.max_steps + 1,  # JaxMARL compares the step count with the limit before it increments it
+        min_episode_length=MIN_EPISODE_LENGTH,
+        outcomes=("win",),
+    )
+
+
+def _time_step(smax: HeuristicEnemySMAX, obs: Any, env_state: Any, first: bool, last_action: Array) -> TimeStep:
+    avail = smax.get_avail_actions(env_state)
+    return TimeStep(
+        obs=jnp.stack([obs[agent] for agent in smax.agents]),
+        state=obs["world_state"],
+        avail=jnp.stack([avail[agent] for agent in smax.agents]).astype(bool),
+        first=jnp.asarray(first),
+        last_action=last_action,
+    )
+
+
+def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
+    """The world state to order one; observations are so already. Rows of dead units stay zero.
+
+    JaxMARL's world state is, per unit, [health, x, y, cooldown, one-hot type], then all teams, then all type numbers.
+    """
+    num_units, num_types = smax.num_allies + smax.num_enemies, len(smax.unit_type_names)
+    units, teams, types = jnp.split(time_step.state, [-2 * num_units, -num_units])
+    health, x, y, cooldown, one_hot = jnp.split(units.reshape(num_units, -1), range(1, 5), axis=-1)
+    cooldown = jnp.clip(cooldown / LONGEST_COOLDOWN, 0.0, 1.0)  # an idle unit's falls below zero without end
+    units = jnp.concatenate([health, x / smax.map_width, y / smax.map_height, cooldown, one_hot], axis=-1)
+    return time_step._replace(state=jnp.concatenate([units.ravel(), teams, types / (num_types - 1)]))
