@@ -1,0 +1,251 @@
+"""Value decomposition with TD(lambda): VDN, QMIX, ... and their maximum-entropy versions (ME-IGM, arXiv 2406.13930).
+
+One rule serves all of them: the mixer, the order-preserving transformation (OPT), the temperature and the exploration
+are parts. Exploration "softmax" is ME-IGM: behaviour and next actions come from softmax(f_i(q_i; s) / alpha), targets
+carry the entropy bonus, the OPT is regressed on Q_tot. "epsilon_greedy" is plain value decomposition with double Q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import optax
+
+from meigm_jax.ops import policies
+from meigm_jax.ops.targets import lambda_returns, masked_mean
+from meigm_jax.types import (
+    Agent,
+    Algorithm,
+    Array,
+    EnvSpec,
+    Hyper,
+    Learner,
+    Metrics,
+    Mixer,
+    MixInput,
+    Opt,
+    Params,
+    Temperature,
+    TimeStep,
+    Trajectory,
+)
+
+
+class Parts(NamedTuple):
+    """What the rule is made of (static)."""
+
+    agent: Agent
+    mixer: Mixer
+    opt: Opt
+    temperature: Temperature
+    soft: bool  # ME-IGM, or plain epsilon-greedy value decomposition
+    sampled_entropy: bool  # entropy bonus: -log pi of the sampled action (the authors' code), or exact
+    bootstrap_on_timeout: bool
+
+
+class Network(NamedTuple):
+    """Parameters by group: agent and mixer learn by L_TD, opt by L_OPT, temperature by its own loss."""
+
+    agent: Params
+    mixer: Params
+    opt: Params
+    temperature: Params
+
+
+class Next(NamedTuple):
+    """What every row's successor would do: action i32[..., N] and entropy bonus f32[...]."""
+
+    action: Array
+    bonus: Array
+
+
+# Given the online utilities of all rows, choose the action that bootstraps from each of them.
+ChooseNext = Callable[[Array], Next]
+
+
+def policy(parts: Parts, opt: Params, alpha: Array, q: Array, at: TimeStep) -> distrax.Categorical:
+    """The local policies softmax(f_i(q_i; s) / alpha) over available actions (paper, eqs. 5 and 10). q [..., N, A]."""
+    logits = parts.opt.apply(opt, q, at.state, policies.has_choice(at.avail))
+    return policies.boltzmann(logits / alpha, at.avail)
+
+
+def joint_value(parts: Parts, network: Network, q: Array, features: Array, action: Array, at: TimeStep) -> Array:
+    """Q_tot(s, action) [...] from all utilities q [..., N, A] and the joint action i32[..., N]."""
+    best = policies.take(q, policies.greedy(q, at.avail))
+    alive = policies.has_choice(at.avail)
+    x = MixInput(policies.take(q, action), best, action, at.state, alive, features)
+    return parts.mixer.apply(network.mixer, x)
+
+
+def choose_greedily(at: TimeStep, q: Array) -> Next:
+    """Double Q: the online network's greedy action, no bonus."""
+    return Next(policies.greedy(q, at.avail), jnp.zeros(q.shape[:-2]))
+
+
+def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Array, q: Array) -> Next:
+    """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
+    pi = policy(parts, opt, alpha, q, at)
+    action = pi.sample(seed=key)
+    local = -pi.log_prob(action) if parts.sampled_entropy else pi.entropy()
+    return Next(action, alpha * jnp.sum(local, axis=-1))
+
+
+def td_targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, chosen: Next) -> Array:
+    """Targets y [T, B] by (soft) TD(lambda): chosen online, evaluated by the target agent and mixer."""
+    q, features = parts.agent.unroll(target.agent, batch.at)
+    value = joint_value(parts, target, q, features, chosen.action, batch.at)
+    terminal = batch.terminated if parts.bootstrap_on_timeout else batch.terminated | batch.truncated
+    return lambda_returns(batch.reward, value, chosen.bonus, terminal, batch.valid, hyper.gamma, hyper.td_lambda)
+
+
+def opt_loss(parts: Parts, opt: Params, q_taken: Array, q_tot: Array, batch: Trajectory) -> tuple[Array, Array]:
+    """L_OPT (paper, eqs. 7 and 9) and the error e = sum_i f_i(q_i) - Q_tot [T, B]; only the OPT gets a gradient."""
+    state, alive = batch.at.state[:-1], policies.has_choice(batch.at.avail[:-1])
+    q_taken, q_tot = jax.lax.stop_gradient((q_taken, q_tot))
+    transformed = parts.opt.apply(opt, q_taken[..., None], state, alive).squeeze(-1)
+    error = jnp.sum(transformed, axis=-1) - q_tot
+    return 0.5 * masked_mean(jnp.square(error), batch.valid), error
+
+
+def loss(
+    parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, choose: ChooseNext, alpha: Array, online: Network
+) -> tuple[Array, Metrics]:
+    """L_TD + L_OPT + L_alpha: the groups of `online` are disjoint, each gets the gradient of its own term alone."""
+    q, features = parts.agent.unroll(online.agent, batch.at)
+    fixed_q = jax.lax.stop_gradient(q)
+    targets = jax.lax.stop_gradient(td_targets(parts, hyper, target, batch, choose(fixed_q)))
+    rows = jax.tree.map(lambda x: x[:-1], batch.at)
+    q_tot = joint_value(parts, online, q[:-1], features[:-1], batch.action, rows)
+    loss_td = 0.5 * masked_mean(jnp.square(q_tot - targets), batch.valid)
+    metrics = {"loss_td": loss_td, "q_tot_mean": masked_mean(q_tot, batch.valid)}
+    if not parts.soft:
+        return loss_td, metrics
+    loss_opt, error = opt_loss(parts, online.opt, policies.take(q[:-1], batch.action), q_tot, batch)
+    loss_alpha, soft_metrics = temperature_loss(parts, hyper, online, alpha, fixed_q[:-1], rows, batch.valid)
+    gap = misalignment(parts, jax.lax.stop_gradient(online), alpha, fixed_q[:-1], features[:-1], rows)
+    metrics |= soft_metrics | {
+        "loss_opt": loss_opt,
+        "opt_error": masked_mean(jnp.abs(error), batch.valid),
+        "misalignment": masked_mean(gap, batch.valid),
+    }
+    return loss_td + loss_opt + loss_alpha, metrics
+
+
+def temperature_loss(
+    parts: Parts, hyper: Hyper, online: Network, alpha: Array, q: Array, at: TimeStep, valid: Array
+) -> tuple[Array, Metrics]:
+    """J(alpha) (paper, eq. 11) from the exact joint entropy of the current policy on valid rows."""
+    entropy = jnp.sum(policy(parts, jax.lax.stop_gradient(online.opt), alpha, q, at).entropy(), axis=-1)
+    wanted = parts.temperature.target(hyper, policies.has_choice(at.avail))
+    entropy, wanted = masked_mean(entropy, valid), masked_mean(wanted, valid)
+    metrics = {"alpha": alpha, "entropy": entropy, "target_entropy": wanted}
+    return parts.temperature.loss(online.temperature, entropy - wanted), metrics
+
+
+def misalignment(parts: Parts, online: Network, alpha: Array, q: Array, features: Array, at: TimeStep) -> Array:
+    """Figure 2's gap max_a Q_tot(s, a) - Q_tot(s, argmax_i pi_i) [...]; 0 wherever the mixer's IGM holds."""
+    logits = policy(parts, online.opt, alpha, q, at).logits
+    likeliest = joint_value(parts, online, q, features, policies.mode(logits, q, at.avail), at)
+    best = joint_value(parts, online, q, features, policies.greedy(q, at.avail), at)
+    return best - likeliest
+
+
+def optimizers(hyper: Hyper) -> Network:
+    """One optax chain per parameter group; agent and mixer share theirs (the slot `agent`)."""
+
+    def clipped(rate: Array) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate))
+
+    unused = optax.identity()
+    return Network(clipped(hyper.learning_rate), unused, clipped(hyper.opt_learning_rate), optax.adam(
+        hyper.alpha_learning_rate
+    ))  # fmt: skip
+
+
+def groups(tree: Network) -> Network:
+    """The tree as the optimizers see it: agent and mixer clipped together."""
+    return Network((tree.agent, tree.mixer), (), tree.opt, tree.temperature)
+
+
+def ungroup(tree: Network) -> Network:
+    """The inverse of `groups`."""
+    return Network(*tree.agent, tree.opt, tree.temperature)
+
+
+def init(parts: Parts, key: Array, hyper: Hyper) -> Learner:
+    """Fresh parameters, their copy as target, and optimizer states."""
+    k_agent, k_mixer, k_opt = jax.random.split(key, 3)
+    params = Network(
+        parts.agent.init(k_agent), parts.mixer.init(k_mixer), parts.opt.init(k_opt), parts.temperature.init(hyper)
+    )
+    states = Network(*(o.init(g) for o, g in zip(optimizers(hyper), groups(params), strict=True)))
+    return Learner(params, jax.tree.map(jnp.copy, params), states, hyper)
+
+
+def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: Array) -> tuple[Learner, Metrics]:
+    """One gradient step on a batch of sequences."""
+    params, target, states, hyper = learner
+    alpha = jax.lax.stop_gradient(parts.temperature.alpha(params.temperature, hyper, step))
+    choose: ChooseNext = partial(choose_greedily, batch.at)
+    if parts.soft:
+        choose = partial(choose_softly, parts, target.opt, alpha, batch.at, key)
+    gradients, metrics = jax.grad(partial(loss, parts, hyper, target, batch, choose, alpha), has_aux=True)(params)
+    steps = [
+        o.update(g, s, p)
+        for o, g, s, p in zip(optimizers(hyper), groups(gradients), states, groups(params), strict=True)
+    ]
+    params = optax.apply_updates(params, ungroup(Network(*(u for u, _ in steps))))
+    params = params._replace(temperature=parts.temperature.project(params.temperature, hyper))
+    metrics["grad_norm"] = optax.global_norm((gradients.agent, gradients.mixer))
+    return learner._replace(params=params, optimizer_state=Network(*(s for _, s in steps))), metrics
+
+
+def act(
+    parts: Parts, learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, greedy: bool
+) -> tuple[Array, Any]:
+    """Actions i32[E, N]. Greedy: argmax of raw q, decentralised; else the behaviour policy."""
+    params, hyper = learner.params, learner.hyper
+    q, _, carry = parts.agent.step(params.agent, carry, at)
+    if greedy:
+        return policies.greedy(q, at.avail), carry
+    if parts.soft:
+        pi = policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
+    else:
+        pi = policies.epsilon_greedy(q, at.avail, epsilon(hyper, step))
+    return pi.sample(seed=key), carry
+
+
+def epsilon(hyper: Hyper, step: Array) -> Array:
+    """Exploration rate after `step` env steps."""
+    return policies.linear_schedule(hyper.epsilon_start, hyper.epsilon_end, hyper.epsilon_decay_steps, step)
+
+
+def _update_with_epsilon(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: Array):
+    learner, metrics = update(parts, learner, key, batch, step)
+    return learner, metrics | {"epsilon": epsilon(learner.hyper, step)}
+
+
+def make(
+    spec: EnvSpec,
+    agent: Agent,
+    mixer: Mixer,
+    opt: Opt,
+    temperature: Temperature,
+    bootstrap_on_timeout: bool,
+    exploration: str,
+    entropy: str,
+) -> Algorithm:
+    """The rule with its parts. exploration: softmax | epsilon_greedy; entropy: exact | sampled."""
+    soft = exploration == "softmax"
+    parts = Parts(agent, mixer, opt, temperature, soft, entropy == "sampled", bootstrap_on_timeout)
+    return Algorithm(
+        init=partial(init, parts),
+        init_carry=agent.init_carry,
+        act=partial(act, parts),
+        update=partial(update if soft else _update_with_epsilon, parts),
+    )

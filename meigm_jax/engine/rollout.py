@@ -1,0 +1,116 @@
+"""Collecting chunks of experience: environments vectorised by vmap, time by scan, auto-reset inside."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from meigm_jax.types import Algorithm, Array, Env, Learner, Metrics, TimeStep, Trajectory
+
+
+class Collected(NamedTuple):
+    """A chunk of experience and what came of each environment's first episode in it."""
+
+    trajectory: Trajectory  # [T + 1, E] and [T, E]
+    outcomes: Metrics  # f32[E]: return, episode_length and spec.outcomes
+
+
+class Running(NamedTuple):
+    """What the scan over time carries; leaves have the axis E."""
+
+    env_state: Any
+    at: TimeStep
+    carry: Any  # recurrent memory of the agents
+    ended: Array  # bool[E]: `at` is an episode's last time step
+    episode: Array  # i32[E]: how many episodes have ended
+
+
+class Row(NamedTuple):
+    """What one row of the scan leaves behind."""
+
+    at: TimeStep
+    action: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    info: Metrics
+
+
+def collect(
+    env: Env,
+    algorithm: Algorithm,
+    learner: Learner,
+    key: Array,
+    step: Array,
+    *,
+    num_envs: int,
+    length: int,
+    greedy: bool = False,
+    pool_size: int | None = None,
+) -> Collected:
+    """`length` rows of `num_envs` environments, each starting at an episode start.
+
+    Ended episodes go on in a state from a pool that is reset once per chunk (a reset inside every step would cost a
+    third of SMAX's step). `pool_size` start states per environment suffice for the shortest episodes; when even more
+    episodes end, the last one is used again. `step` is the env-step count that schedules see.
+    """
+    if pool_size is None:
+        pool_size = 1 + length // (env.spec.min_episode_length + 1)
+    k_reset, k_rows = jax.random.split(key)
+    pool = jax.vmap(jax.vmap(env.reset))(jax.random.split(k_reset, (num_envs, pool_size)))
+    env_state, at = jax.tree.map(lambda x: x[:, 0], pool)
+    start = Running(
+        env_state, at, algorithm.init_carry(num_envs), jnp.zeros(num_envs, bool), jnp.zeros(num_envs, jnp.int32)
+    )
+
+    def row(running: Running, key: Array) -> tuple[Running, Row]:
+        return _row(env, algorithm, learner, pool, pool_size, step, greedy, running, key)
+
+    last, rows = jax.lax.scan(row, start, jax.random.split(k_rows, length))
+    every_at = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), rows.at, last.at)
+    trajectory = Trajectory(every_at, rows.action, rows.reward, rows.terminated, rows.truncated, rows.valid)
+    return Collected(trajectory, first_episodes(rows))
+
+
+def _row(
+    env: Env,
+    algorithm: Algorithm,
+    learner: Learner,
+    pool: Any,
+    pool_size: int,
+    step: Array,
+    greedy: bool,
+    running: Running,
+    key: Array,
+) -> tuple[Running, Row]:
+    """Act, step every environment, and put a fresh start state where an episode's last row was just read."""
+    num_envs = running.ended.shape[0]
+    k_act, k_env = jax.random.split(key)
+    action, carry = algorithm.act(learner, running.carry, running.at, k_act, step, greedy)
+    env_state, at, reward, terminated, truncated, info = jax.vmap(env.step)(
+        jax.random.split(k_env, num_envs), running.env_state, action
+    )
+    episode = running.episode + running.ended
+    index = jnp.minimum(episode, pool_size - 1)
+    fresh = jax.tree.map(lambda x: x[jnp.arange(num_envs), index], pool)
+    env_state, at = jax.tree.map(lambda f, s: _where(running.ended, f, s), fresh, (env_state, at))
+    valid = ~running.ended
+    row = Row(running.at, action, reward * valid, terminated & valid, truncated & valid, valid, info)
+    return Running(env_state, at, carry, row.terminated | row.truncated, episode), row
+
+
+def first_episodes(rows: Row) -> Metrics:
+    """Return, length and outcomes of each environment's first episode, f32[E]. Later, cut-off ones would bias them."""
+    first = jnp.cumprod(rows.valid, axis=0).astype(bool)
+    ended = (rows.terminated | rows.truncated) & first
+    at_end = {name: jnp.sum(x * ended, axis=0) for name, x in rows.info.items()}
+    length = jnp.sum(first, axis=0).astype(jnp.float32)
+    return {"return": jnp.sum(rows.reward * first, axis=0), "episode_length": length} | at_end
+
+
+def _where(condition: Array, x: Array, y: Array) -> Array:
+    """jnp.where with condition [E] against leaves [E, ...]."""
+    return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - 1)), x, y)

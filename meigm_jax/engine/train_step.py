@@ -1,0 +1,113 @@
+"""One iteration of training as a pure function of one member's state: collect, store, learn.
+
+Every counter is unbatched: it follows from the iteration number, which members share. A counter inside the vmapped
+state would turn each `lax.cond` into a select and each buffer write into a scatter.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from meigm_jax.engine import replay as replays
+from meigm_jax.engine.rollout import collect
+from meigm_jax.types import Algorithm, Array, Env, Hyper, Learner, Metrics
+
+
+class Sizes(NamedTuple):
+    """How much is collected, stored and learnt (static)."""
+
+    num_envs: int
+    chunk_length: int
+    updates_per_chunk: int
+    batch_size: int
+    target_update_interval: int
+    warmup_sequences: int
+    capacity: int
+    dtype: Any
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Iterations that only collect."""
+        return -(-self.warmup_sequences // self.num_envs) - 1
+
+    def grad_steps(self, iterations: Any) -> Any:
+        """Gradient steps taken in the first `iterations` iterations."""
+        return jnp.maximum(iterations - self.warmup_iterations, 0) * self.updates_per_chunk
+
+
+class TrainState(NamedTuple):
+    """One member's state; batched, every leaf has the leading member axis S."""
+
+    learner: Learner
+    replay: replays.Replay
+    key: Array  # the member's base key; it never changes, iterations fold their number in
+
+
+def init(env: Env, algorithm: Algorithm, sizes: Sizes, seed: Array, hyper: Hyper) -> TrainState:
+    """A fresh member from its seed (i32[])."""
+    key = jax.random.key(seed)
+    learner = algorithm.init(jax.random.fold_in(key, 2**31), hyper)
+    return TrainState(learner, replays.init(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype), key)
+
+
+def train_step(
+    env: Env, algorithm: Algorithm, sizes: Sizes, state: TrainState, iteration: Array
+) -> tuple[TrainState, Metrics]:
+    """Collect one chunk with the current policy, store it, and take the gradient steps. iteration: i32[], unbatched."""
+    k_rollout, k_learn = jax.random.split(jax.random.fold_in(state.key, iteration))
+    env_steps = iteration * (sizes.num_envs * sizes.chunk_length)
+    collected = collect(
+        env, algorithm, state.learner, k_rollout, env_steps, num_envs=sizes.num_envs, length=sizes.chunk_length
+    )
+    slot = (iteration * sizes.num_envs) % sizes.capacity
+    replay = replays.write(state.replay, collected.trajectory, slot)
+    filled = jnp.minimum((iteration + 1) * sizes.num_envs, sizes.capacity)
+    learner, metrics = _learn_when_ready(algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
+    outcomes = {name: jnp.mean(x) for name, x in collected.outcomes.items()}
+    return TrainState(learner, replay, state.key), outcomes | metrics
+
+
+def _learn_when_ready(
+    algorithm: Algorithm,
+    sizes: Sizes,
+    learner: Learner,
+    replay: replays.Replay,
+    key: Array,
+    iteration: Array,
+    filled: Array,
+) -> tuple[Learner, Metrics]:
+    """All gradient steps of an iteration and the mean of their metrics; before warm-up nothing, and NaN."""
+    learn = partial(_learn, algorithm, sizes, replay, key, iteration, filled)
+    metrics = jax.eval_shape(learn, learner)[1]
+    nothing = {name: jnp.full(x.shape, jnp.nan, x.dtype) for name, x in metrics.items()}
+    return jax.lax.cond(iteration >= sizes.warmup_iterations, learn, lambda same: (same, nothing), learner)
+
+
+def _learn(
+    algorithm: Algorithm,
+    sizes: Sizes,
+    replay: replays.Replay,
+    key: Array,
+    iteration: Array,
+    filled: Array,
+    learner: Learner,
+) -> tuple[Learner, Metrics]:
+    env_steps = (iteration + 1) * (sizes.num_envs * sizes.chunk_length)
+
+    def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:
+        key, count = xs
+        k_sample, k_update = jax.random.split(key)
+        batch = replays.sample(replay, k_sample, filled, sizes.batch_size)
+        learner, metrics = algorithm.update(learner, k_update, batch, env_steps)
+        due = count % sizes.target_update_interval == 0
+        target = jax.lax.cond(due, lambda: learner.params, lambda: learner.target)
+        return learner._replace(target=target), metrics
+
+    counts = sizes.grad_steps(iteration) + 1 + jnp.arange(sizes.updates_per_chunk)
+    keys = jax.random.split(key, sizes.updates_per_chunk)
+    learner, metrics = jax.lax.scan(gradient_step, learner, (keys, counts))
+    return learner, {name: jnp.mean(x) for name, x in metrics.items()}

@@ -1,0 +1,49 @@
+"""QMIX: a monotone mixing network whose weights come from the state (arXiv 1803.11485)."""
+
+from __future__ import annotations
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+
+from meigm_jax.modules.layers import Hypernet, Linear
+from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
+
+
+class QMix(nn.Module):
+    """Q_tot = elu(q |W1(s)| + b1(s)) |w2(s)| + b2(s), non-decreasing in every q_i."""
+
+    num_agents: int
+    embed_dim: int
+    hypernet_dim: int
+    value_dim: int  # hidden width of b2: embed_dim in pymarl2, hypernet_dim in the ME-QMIX code
+    mask_dead: bool  # agents without a choice do not reach the mixture
+
+    @nn.compact
+    def __call__(self, q: Array, state: Array, alive: Array) -> Array:
+        size = self.num_agents * self.embed_dim
+        w1 = jnp.abs(Hypernet(size, self.hypernet_dim, name="w1")(state))
+        b1 = Linear(self.embed_dim, name="b1")(state)
+        w2 = jnp.abs(Hypernet(self.embed_dim, self.hypernet_dim, name="w2")(state))
+        b2 = Hypernet(1, self.value_dim, name="b2")(state).squeeze(-1)
+        if self.mask_dead:
+            q = jnp.where(alive, q, 0.0)
+        w1 = w1.reshape(*w1.shape[:-1], self.num_agents, self.embed_dim)
+        hidden = nn.elu(jnp.sum(q[..., None] * w1, axis=-2) + b1)
+        return jnp.sum(hidden * w2, axis=-1) + b2
+
+
+def make(spec: EnvSpec, embed_dim: int, hypernet_dim: int, value_dim: int, mask_dead: bool) -> Mixer:
+    """The monotone mixer with embed_dim hidden units."""
+    module = QMix(spec.num_agents, embed_dim, hypernet_dim, value_dim, mask_dead)
+
+    def init(key: Array) -> Params:
+        agents = jnp.zeros((spec.num_agents,))
+        return module.init(key, agents, jnp.zeros((spec.state_dim,)), agents > 0)
+
+    def apply(params: Params, x: MixInput) -> Array:
+        chex.assert_axis_dimension(x.q_taken, -1, spec.num_agents)
+        chex.assert_axis_dimension(x.state, -1, spec.state_dim)
+        return module.apply(params, x.q_taken, x.state, x.alive)
+
+    return Mixer(init, apply)

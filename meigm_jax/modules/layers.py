@@ -1,0 +1,49 @@
+"""Layers shared by agents, mixers and transformations, with PyTorch's default initialisation.
+
+The references are PyTorch code: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases. Larger initial mixing
+weights (flax's defaults) change learning (trap B.9 of value decomposition in JAX).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from meigm_jax.types import Array
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike | None = None) -> Array:
+        return jax.random.uniform(key, shape, dtype or jax.dtypes.canonicalize_dtype(float), -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """y = x W + b. x [..., D] -> [..., features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        return x @ kernel + bias
+
+
+class Hypernet(nn.Module):
+    """Linear, ReLU, Linear: state [..., G] to the weights [..., features] of another network (QMIX, arXiv 1803.11485)."""
+
+    features: int
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, state: Array) -> Array:
+        return Linear(self.features, name="out")(nn.relu(Linear(self.hidden_dim, name="hidden")(state)))

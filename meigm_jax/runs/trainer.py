@@ -1,0 +1,142 @@
+"""From a configuration to compiled functions: the one place where environment, algorithm and engine meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meigm_jax import envs
+from meigm_jax.config import REGISTRIES, Config, PartConfig
+from meigm_jax.engine import evaluation, replay, train_step
+from meigm_jax.engine.train_step import Sizes, TrainState
+from meigm_jax.envs.training import for_training
+from meigm_jax.registry import ConfigError, lookup
+from meigm_jax.types import Algorithm, Array, Env, EnvSpec, Hyper, Learner, Metrics
+
+
+class Trainer(NamedTuple):
+    """The compiled functions of a run; everything they take and give has the leading member axis S."""
+
+    env: Env  # as training sees it
+    algorithm: Algorithm
+    sizes: Sizes
+    replay_bytes: int  # of all members together
+    init: Callable[[Array, Hyper], TrainState]  # seeds i32[S], f32[S] hypers
+    # state (donated), first iteration, number of iterations <= max_iterations -> state, metrics f32[max_iterations, S]
+    # (rows past the number are NaN, as is what an iteration did not compute)
+    run: Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+    # learner, member keys, env steps, policy, episodes= -> outcomes f32[S, episodes]
+    evaluate: Callable[..., Metrics]
+
+
+def make_trainer(config: Config, max_iterations: int) -> Trainer:
+    """Build environment and algorithm and jit their functions; compiles at the first call of each.
+
+    Raises ConfigError when the chunk is shorter than an episode can be.
+    """
+    env = for_training(envs.make(config.env.name, **config.env.options), config.env.reward_scale)
+    if config.train.chunk_length < env.spec.episode_limit:
+        raise ConfigError(
+            f"train.chunk_length: expected at least the episode limit of {config.env.name} "
+            f"({env.spec.episode_limit}), got {config.train.chunk_length}"
+        )
+    algorithm = make_algorithm(config, env.spec)
+    sizes = make_sizes(config)
+    bytes_each = replay.nbytes(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype)
+    return Trainer(
+        env,
+        algorithm,
+        sizes,
+        replay_bytes=bytes_each * config.seeds,
+        init=jax.jit(jax.vmap(partial(train_step.init, env, algorithm, sizes))),
+        run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations),
+        evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale),
+    )
+
+
+def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
+    """The learning rule of `config.algo` with its parts."""
+    algo = config.algo
+
+    def part(kind: str, chosen: PartConfig):
+        return lookup(REGISTRIES[f"algo.{kind}"], chosen.name, kind).load()(spec, **chosen.options)
+
+    parts = {kind: part(kind, getattr(algo, kind)) for kind in ("agent", "mixer", "opt", "temperature")}
+    rule = lookup(REGISTRIES["algo.rule"], algo.rule.name, "rule").load()
+    return rule(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
+
+
+def make_sizes(config: Config) -> Sizes:
+    """The engine's static sizes."""
+    train = config.train
+    return Sizes(
+        num_envs=train.num_envs,
+        chunk_length=train.chunk_length,
+        updates_per_chunk=train.updates_per_chunk,
+        batch_size=train.batch_size,
+        target_update_interval=train.target_update_interval,
+        warmup_sequences=train.warmup_sequences,
+        capacity=config.replay.capacity,
+        dtype=jnp.dtype(config.replay.dtype),
+    )
+
+
+def member_seeds(config: Config) -> Array:
+    """i32[S]: seed .. seed + seeds - 1."""
+    return jnp.arange(config.seed, config.seed + config.seeds, dtype=jnp.int32)
+
+
+def member_hypers(config: Config) -> Hyper:
+    """f32[S] each."""
+    return Hyper(**{name: np.full(config.seeds, value, np.float32) for name, value in config.hyper.items()})
+
+
+def _make_run(env: Env, algorithm: Algorithm, sizes: Sizes, reward_scale: float, max_iterations: int):
+    """One compiled loop over iterations for any count. Members are vmapped inside it: counters stay unbatched."""
+    step = jax.vmap(partial(train_step.train_step, env, algorithm, sizes), in_axes=(0, None))
+
+    def run(state: TrainState, start: Array, count: Array) -> tuple[TrainState, Metrics]:
+        shapes = jax.eval_shape(step, state, start)[1]
+        empty = {name: jnp.full((max_iterations, *x.shape), jnp.nan) for name, x in shapes.items()}
+
+        def iteration(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = carry
+            state, new = step(state, start + i)
+            return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
+
+        state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
+        return state, _reported(metrics, reward_scale)
+
+    jitted = jax.jit(run, donate_argnums=0)
+    return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
+
+
+def _reported(metrics: Metrics, reward_scale: float) -> Metrics:
+    """Returns in the environment's own units, and the mean of `win` under the name that logs use."""
+    metrics = metrics | {"return": metrics["return"] / reward_scale}
+    return {"win_rate" if name == "win" else name: x for name, x in metrics.items()}
+
+
+def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float):
+    def one(
+        learner: Learner, key: Array, step: Array, episodes: int, envs_used: int, greedy: bool
+    ) -> Metrics:
+        key = jax.random.fold_in(key, step)
+        found = evaluation.evaluate(
+            env, algorithm, learner, key, step, episodes=episodes, num_envs=envs_used, greedy=greedy
+        )
+        return found | {"return": found["return"] / reward_scale}
+
+    jitted = jax.jit(
+        jax.vmap(one, in_axes=(0, 0, None, None, None, None)), static_argnums=(3, 4, 5)
+    )
+
+    def evaluate(learner: Learner, key: Array, env_steps: int, policy: str, *, episodes: int) -> Metrics:
+        return jitted(learner, key, jnp.int32(env_steps), episodes, num_envs, policy == "greedy")
+
+    return evaluate
