@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any
 
 import jax.numpy as jnp
 
+from meigm_jax.envs.quiet import quiet
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
-with contextlib.redirect_stdout(None):  # importing jaxmarl prints what it imports
+with quiet():
     from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario, map_name_to_scenario
 
 SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
@@ -90,7 +90,7 @@ def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
     """
     num_units, num_types = smax.num_allies + smax.num_enemies, len(smax.unit_type_names)
     units, teams, types = jnp.split(time_step.state, [-2 * num_units, -num_units])
-    health, x, y, cooldown, one_hot = jnp.split(units.reshape(num_units, -1), range(1, 5), axis=-1)
+    health, x, y, cooldown, one_hot = jnp.split(units.reshape(num_units, -1), (1, 2, 3, 4), axis=-1)
     cooldown = jnp.clip(cooldown / LONGEST_COOLDOWN, 0.0, 1.0)  # an idle unit's falls below zero without end
     units = jnp.concatenate([health, x / smax.map_width, y / smax.map_height, cooldown, one_hot], axis=-1)
     return time_step._replace(state=jnp.concatenate([units.ravel(), teams, types / (num_types - 1)]))
