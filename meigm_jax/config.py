@@ -1,6 +1,7 @@
 """The configuration: frozen dataclasses and a strict builder; every wrong key or value is an error that names it.
 
-Imports neither jax nor hydra: a wrong command must be answered at once.
+The meaning of every key stands beside its default in configs/config.yaml, where --help reads it. Imports neither jax
+nor hydra: a wrong command must be answered at once.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class EnvConfig:
     """Which environment, and what training does to its rewards and time limit."""
 
     name: str
-    reward_scale: float  # rewards are multiplied by it for learning; metrics stay in the environment's units
-    bootstrap_on_timeout: bool  # False: the time limit counts as a terminal state, as in the authors' SMAC-v2 runs
-    options: Mapping[str, Any]  # of the environment's maker
+    reward_scale: float
+    bootstrap_on_timeout: bool
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class AlgoConfig:
     """A learning rule and the parts it is made of."""
 
-    name: str  # names the run directory and the line in a plot
+    name: str
     rule: PartConfig
     agent: PartConfig
     mixer: PartConfig
@@ -54,30 +55,30 @@ class AlgoConfig:
 class TrainConfig:
     """How much is collected and learnt per iteration."""
 
-    num_envs: int  # E: parallel environments per seed
-    chunk_length: int  # T: rows per environment and iteration; at least the episode limit + 1
-    updates_per_chunk: int  # gradient steps per iteration
-    batch_size: int  # B: sequences per gradient step
-    target_update_interval: int  # gradient steps between hard copies of the target network
-    warmup_sequences: int  # sequences in the replay before the first gradient step
+    num_envs: int
+    chunk_length: int
+    updates_per_chunk: int
+    batch_size: int
+    target_update_interval: int
+    warmup_sequences: int
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """The sequence replay of each seed."""
 
-    capacity: int  # sequences of chunk_length + 1 rows
-    dtype: Literal["float16", "bfloat16", "float32"]  # of stored observations and states
+    capacity: int
+    dtype: Literal["float16", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation inside training: exactly `episodes` episodes per seed and policy, each time."""
 
-    interval: int  # env steps between evaluations; the last iteration is always evaluated
+    interval: int
     episodes: int
-    final_episodes: int  # of the last evaluation
-    num_envs: int  # parallel environments per seed
+    final_episodes: int
+    num_envs: int
     policies: tuple[Literal["greedy", "sampled"], ...]
 
 
@@ -93,7 +94,7 @@ class CheckpointConfig:
 class LogConfig:
     """Metrics and the progress bar."""
 
-    interval: int  # env steps between log points
+    interval: int
     progress: bool
 
 
@@ -209,11 +210,14 @@ def _tuple_of(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
 
 
 def _build_part(raw: Any, path: str) -> PartConfig:
+    if isinstance(raw, str):  # short for {name: raw}
+        raw = {"name": raw}
     if not isinstance(raw, Mapping) or "name" not in raw:
         raise ConfigError(f"{path}: expected a section with a name, got {raw!r}")
-    part = lookup(REGISTRIES[path], raw["name"], f"{path}.name")
+    name = scalar(str, raw["name"], f"{path}.name")
+    part = lookup(REGISTRIES[path], name, f"{path}.name")
     given = {key: value for key, value in raw.items() if key != "name"}
-    return PartConfig(raw["name"], part.complete(given, path))
+    return PartConfig(name, part.complete(given, path))
 
 
 def _build_hyper(raw: Any) -> dict[str, float]:
@@ -249,7 +253,7 @@ AT_LEAST_1 = (lambda v: v >= 1, "an integer of at least 1")
 RANGES: dict[str, tuple[Any, str]] = {
     "seed": (lambda v: 0 <= v < 2**31, "an integer from 0 to 2^31 - 1"),
     "seeds": AT_LEAST_1,
-    "total_env_steps": AT_LEAST_1,
+    "total_env_steps": (lambda v: 1 <= v < 2**31, "an integer from 1 to 2^31 - 1"),  # counted in int32 on the device
     "env.reward_scale": POSITIVE,
     "hyper.learning_rate": POSITIVE,
     "hyper.opt_learning_rate": POSITIVE,
@@ -297,6 +301,11 @@ def validate(config: Config) -> None:
 
 def _validate_together(config: Config) -> None:
     train, hyper = config.train, config.hyper
+    for path, name in {"name": config.name, "algo.name": config.algo.name}.items():
+        if name is not None and (name in ("", ".", "..") or "/" in name):
+            raise ConfigError(f"{path}: expected the name of a folder, without '/', got '{name}'")
+    if config.run_dir == "":
+        raise ConfigError("run_dir: expected a path, got ''")
     if config.replay.capacity % train.num_envs:
         raise ConfigError(
             f"replay.capacity: expected a multiple of train.num_envs ({train.num_envs}), got {config.replay.capacity}"

@@ -1,0 +1,188 @@
+"""The training command: `python -m meigm_jax.train +env=NAME [key=value ...]`.
+
+Hydra composes the YAML files of configs/; names, keys and values are checked here and in config.py, so that a wrong
+command is answered in one line, before jax is imported or anything is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from meigm_jax.config import Config, build, to_dict
+from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.usage import CONFIGS, GROUPS, choices, usage
+
+LITERAL = ("resume", "run_dir", "name")  # taken as they are: paths may hold what Hydra's grammar reserves
+MAY_CHANGE = ("total_env_steps", "checkpoint.", "log.", "wandb.")  # on resume: what never changes an earlier result
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    groups: dict[str, list[str]]  # "env", "algo", "experiment" -> the chosen files
+    values: dict[str, Any]  # dotted key -> value
+    resume: Path | None
+
+
+class Job(NamedTuple):
+    """One run: its configuration, and the run directory that it continues."""
+
+    config: Config
+    resume: Path | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what the arguments ask for and return the exit code: 0, 2 for a wrong configuration, 130 on Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if {"-h", "--help"} & set(arguments):
+            print(usage())
+            return 0
+        jobs = plan(parse(arguments))
+        from meigm_jax.runs.loop import run  # imports jax
+
+        for job in jobs:
+            run(job.config, resume=job.resume)
+    except ConfigError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Split `key=value` arguments into chosen files and values. Raises ConfigError on anything else."""
+    command = Command({}, {}, None)
+    for argument in arguments:
+        key, equals, text = argument.lstrip("+").partition("=")
+        if not equals or not key or key[0] in "-~":
+            raise ConfigError(f"cannot read '{argument}': expected key=value (see --help)")
+        if key in GROUPS:
+            command.groups[key] = _names(key, text)
+        elif key == "resume":
+            command = command._replace(resume=Path(text))
+        else:
+            command.values[key] = _literal(text) if key in LITERAL else _value(key, text)
+    return command
+
+
+def plan(command: Command) -> list[Job]:
+    """Every run that the command asks for, validated. Raises ConfigError if any of them is wrong."""
+    if command.resume is not None:
+        return [_resumed(command, command.resume)]
+    if "env" not in command.groups:
+        raise ConfigError(f"missing +env=NAME; environments: {', '.join(choices('env'))}")
+    jobs = [Job(build(tree), None) for tree in _compositions(command)]
+    if len(jobs) > 1 and command.values.get("run_dir") is not None:
+        raise ConfigError(f"run_dir: {len(jobs)} runs cannot share a directory; use name=, or one value per option")
+    return jobs
+
+
+def _names(group: str, text: str) -> list[str]:
+    """The files of `group` that "a,b" names, each once."""
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in choices(group):
+            raise ConfigError(f"{group}: unknown name '{name}'; {nearest(name, choices(group))}")
+    return names
+
+
+def _literal(text: str) -> str | None:
+    return None if text == "null" else text
+
+
+def _value(key: str, text: str) -> Any:
+    """A value in Hydra's grammar: numbers, true, null, [lists], {a: dict}, 'quoted' or bare text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException as error:
+        raise ConfigError(f"cannot read '{key}={text}': {str(error).splitlines()[0]}") from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{key}: several values are possible for {', '.join(GROUPS)} only, got '{text}'")
+    return override.value()
+
+
+def _compositions(command: Command) -> Iterator[dict[str, Any]]:
+    """The configuration of each combination of the chosen files: algo, then env, then experiment, then the values."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for names in itertools.product(*command.groups.values()):
+            chosen = dict(zip(command.groups, names, strict=True))
+            overrides = [
+                f"{'' if group == 'algo' else '+'}{group}={chosen[group]}" for group in GROUPS if group in chosen
+            ]
+            yield _with_values(OmegaConf.to_container(compose("config", overrides)), command.values)
+
+
+def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with dotted keys set. Unknown keys are set too: `build` names them."""
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = tree
+        for depth, parent in enumerate(parents):
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"unknown key '{key}'; {'.'.join(parents[: depth + 1])} is not a section")
+        node[last] = value
+    return tree
+
+
+def _resumed(command: Command, path: Path) -> Job:
+    """The run in `path` with the values that may change. Raises ConfigError on any other change."""
+    old = build(_saved(path))
+    chosen = {f"{group}.name": name for group, names in command.groups.items() for name in names}
+    new = build(_with_values(to_dict(old), chosen | command.values))
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE):
+            allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in MAY_CHANGE)
+            raise ConfigError(f"{key}: cannot change on resume ({before.get(key)} in {path}); what can: {allowed}")
+    if new.total_env_steps < old.total_env_steps:
+        raise ConfigError(
+            f"total_env_steps: can only grow on resume ({old.total_env_steps} in {path}), got {new.total_env_steps}"
+        )
+    return Job(new, path)
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """The configuration that the run in `path` was started with. Raises ConfigError if there is none."""
+    from omegaconf import OmegaConf
+
+    file = path / "config.yaml"
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file))
+    except FileNotFoundError as error:
+        raise ConfigError(f"resume: '{path}' is not a run directory (it has no config.yaml)") from error
+    except Exception as error:  # the parser's many ways to say that a file is damaged
+        raise ConfigError(f"resume: cannot read '{file}': {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"resume: '{file}' holds no configuration")
+    return {str(key): value for key, value in tree.items() if key != "versions"}
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every leaf."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
+
+
+def _terminate(*_: object) -> None:
+    raise SystemExit(143)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)  # until the loop, which saves first, takes over
+    sys.exit(main())
