@@ -79,9 +79,15 @@ def plan(command: Command) -> list[Job]:
     if "env" not in command.groups:
         raise ConfigError(f"missing +env=NAME; environments: {', '.join(choices('env'))}")
     jobs = [Job(build(tree), None) for tree in _compositions(command)]
-    if len(jobs) > 1 and command.values.get("run_dir") is not None:
-        raise ConfigError(f"run_dir: {len(jobs)} runs cannot share a directory; use name=, or one value per option")
+    targets = [_target(job.config) for job in jobs]
+    if None not in targets and len(set(targets)) < len(targets):
+        raise ConfigError(f"{len(jobs)} runs cannot share a run directory; leave out run_dir= and name=")
     return jobs
+
+
+def _target(config: Config) -> str | None:
+    """What tells run directories apart; None for the local time, which always does."""
+    return config.run_dir or (config.name and f"{config.env.name}/{config.algo.name}/{config.name}")
 
 
 def _names(group: str, text: str) -> list[str]:
