@@ -322,4 +322,4 @@ def _validate_together(config: Config) -> None:
     if not config.evaluation.policies:
         raise ConfigError("evaluation.policies: expected at least one of greedy, sampled")
     if config.seed + config.seeds > 2**31:
-        raise ConfigError(f"seeds: seed + seeds must stay below 2^31, got {config.seed} + {config.seeds}")
+        raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")

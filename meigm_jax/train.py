@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from meigm_jax.config import Config, build, to_dict
 from meigm_jax.registry import ConfigError, nearest
@@ -146,7 +146,7 @@ def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resumed(command: Command, path: Path) -> Job:
     """The run in `path` with the values that may change. Raises ConfigError on any other change."""
-    old = build(_saved(path))
+    old = _saved(path)
     chosen = {f"{group}.name": name for group, names in command.groups.items() for name in names}
     new = build(_with_values(to_dict(old), chosen | command.values))
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
@@ -161,20 +161,20 @@ def _resumed(command: Command, path: Path) -> Job:
     return Job(new, path)
 
 
-def _saved(path: Path) -> dict[str, Any]:
+def _saved(path: Path) -> Config:
     """The configuration that the run in `path` was started with. Raises ConfigError if there is none."""
     from omegaconf import OmegaConf
 
     file = path / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"resume: '{path}' is not a run directory (it has no config.yaml)")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file))
-    except FileNotFoundError as error:
-        raise ConfigError(f"resume: '{path}' is not a run directory (it has no config.yaml)") from error
-    except Exception as error:  # the parser's many ways to say that a file is damaged
-        raise ConfigError(f"resume: cannot read '{file}': {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"resume: '{file}' holds no configuration")
-    return {str(key): value for key, value in tree.items() if key != "versions"}
+        if isinstance(tree, dict):
+            tree.pop("versions", None)
+        return build(cast(Mapping[str, Any], tree))
+    except Exception as error:  # the YAML parser has many ways to say that a file is damaged
+        raise ConfigError(f"resume: cannot use '{file}': {error}") from error
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:

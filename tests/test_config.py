@@ -1,0 +1,149 @@
+"""The strict builder, and the YAML files that it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meigm_jax.config import Config, build, num_iterations, steps_per_iteration, to_dict
+from meigm_jax.envs import NAMES, SUITES
+from meigm_jax.registry import ConfigError
+from meigm_jax.train import Job, parse, plan
+from meigm_jax.usage import choices
+
+
+def compose(*arguments: str) -> Config:
+    return plan(parse(arguments))[0].config
+
+
+@pytest.fixture(scope="module")
+def default() -> Config:
+    return compose("+env=smax_3m")
+
+
+@pytest.fixture(scope="module")
+def composed() -> list[Job]:
+    """Every algorithm with one environment of each suite, and every environment with the default algorithm."""
+    one_each = ",".join(names[0] for names in SUITES)
+    pairs = plan(parse([f"env={one_each}", f"algo={','.join(choices('algo'))}"]))
+    return pairs + plan(parse([f"env={','.join(choices('env'))}"]))
+
+
+def changed(config: Config, path: str, value: Any) -> dict[str, Any]:
+    tree = to_dict(config)
+    node = tree
+    *parents, last = path.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return tree
+
+
+def test_every_file_names_what_it_configures(composed: list[Job]) -> None:
+    names = {(job.config.env.name, job.config.algo.name) for job in composed}
+    expected = {(names[0], algo) for names in SUITES for algo in choices("algo")}
+    assert names == expected | {(env, "me_qmix") for env in choices("env")}
+
+
+def test_configurations_survive_plain_containers(composed: list[Job]) -> None:
+    for job in composed:
+        assert build(to_dict(job.config)) == job.config
+
+
+def test_every_environment_has_a_yaml() -> None:
+    assert set(choices("env")) == set(NAMES)
+
+
+def test_variants_differ_from_me_qmix_in_what_they_name(composed: list[Job]) -> None:
+    by_name = {job.config.algo.name: job.config for job in composed if job.config.env.name == "matrix_game"}
+    base = by_name["me_qmix"]
+    expected = {
+        "me_vdn": {"mixer"},
+        "me_qmix_two_layer": {"opt"},
+        "me_qmix_mlp": {"opt"},
+        "entropy_qmix": {"opt"},
+        "me_qmix_fixed": {"temperature"},
+        "qmix": {"rule", "opt", "temperature"},
+        "vdn": {"rule", "opt", "temperature", "mixer"},
+    }
+    for name, parts in expected.items():
+        algo = by_name[name].algo
+        differing = {part for part in ("rule", "agent", "mixer", "opt", "temperature")
+                     if getattr(algo, part) != getattr(base.algo, part)}  # fmt: skip
+        assert differing == parts, name
+    assert by_name["qmix_long_epsilon"].hyper["epsilon_decay_steps"] == 10 * base.hyper["epsilon_decay_steps"]
+
+
+def test_the_command_line_wins_over_environment_and_algorithm() -> None:
+    config = compose("hyper.epsilon_decay_steps=7", "env.reward_scale=3", "+env=smax_3m", "algo=qmix_long_epsilon")
+    assert (config.hyper["epsilon_decay_steps"], config.env.reward_scale) == (7.0, 3.0)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_experiments_build_on_every_suite(name: str) -> None:
+    assert len(plan(parse([f"+experiment={name}", "+env=smax_5v5,matrix_game"]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("1e7", 10_000_000), ("2_000_000", 2_000_000), ("4096.0", 4096), ("'1e4'", 10_000)]
+)
+def test_whole_numbers_may_be_written_as_floats(text: str, steps: int) -> None:
+    config = compose("+env=smax_3m", f"total_env_steps={text}")
+    assert config.total_env_steps == steps
+    assert type(config.total_env_steps) is int
+
+
+def test_a_part_may_be_named_by_its_name_alone() -> None:
+    assert compose("+env=smax_3m", "algo.mixer=vdn") == compose("+env=smax_3m", "algo.mixer.name=vdn")
+
+
+def test_iterations_reach_the_total(default: Config) -> None:
+    per_iteration = steps_per_iteration(default)
+    assert per_iteration == default.train.num_envs * default.train.chunk_length
+    for total, iterations in [(1, 1), (per_iteration, 1), (per_iteration + 1, 2)]:
+        assert num_iterations(build(changed(default, "total_env_steps", total))) == iterations
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", -1, "seed: expected an integer from 0"),
+        ("seeds", 0, "seeds: expected an integer of at least 1"),
+        ("seeds", True, "seeds: expected int"),
+        ("seeds", 2**31 + 1, "seed + seeds must be at most 2^31"),
+        ("total_env_steps", 2**31, "total_env_steps: expected an integer from 1"),
+        ("total_env_steps", float("inf"), "total_env_steps: expected int"),
+        ("name", "../x", "name: expected the name of a folder"),
+        ("run_dir", "", "run_dir: expected a path"),
+        ("env.reward_scale", 0, "env.reward_scale: expected a number above 0"),
+        ("env.bootstrap_on_timeout", "no", "env.bootstrap_on_timeout: expected bool"),
+        ("env.options", {"max_stepz": 1}, "max_steps"),
+        ("hyper.gamma", float("nan"), "hyper.gamma: expected a finite number"),
+        ("hyper.alpha_min", 2.0, "hyper.alpha_min: expected at most hyper.alpha_max"),
+        ("hyper", {"gamma": 0.9}, "missing key 'hyper.learning_rate'"),
+        ("algo.mixer", {"embed_dim": 3}, "algo.mixer: expected a section with a name"),
+        ("algo.mixer", {"name": ["qmix"]}, "algo.mixer.name: expected str"),
+        ("algo.rule.exploration", "greedy", "expected one of softmax, epsilon_greedy"),
+        ("algo", 3, "algo: expected a section"),
+        ("replay.capacity", 17, "replay.capacity: expected a multiple of train.num_envs"),
+        ("train.warmup_sequences", 10**6, "train.warmup_sequences: expected at most replay.capacity"),
+        ("evaluation.policies", [], "evaluation.policies: expected at least one"),
+        ("evaluation.policies", ["random"], "evaluation.policies: expected one of greedy, sampled"),
+        ("log.interval", None, "log.interval: expected int"),
+    ],
+)
+def test_wrong_values_are_named(default: Config, path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(changed(default, path, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_unknown_sections_are_named(default: Config) -> None:
+    tree = to_dict(default)
+    del tree["replay"]
+    with pytest.raises(ConfigError, match="missing key 'replay'"):
+        build(tree)
+    with pytest.raises(ConfigError, match=r"unknown key 'repaly'; did you mean replay\?"):
+        build(to_dict(default) | {"repaly": {}})
