@@ -1,0 +1,209 @@
+"""Where the numbers of a run go: metrics.jsonl, the console, and Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from meigm_jax.config import Config, to_dict
+from meigm_jax.registry import ConfigError
+
+PLAIN_LINE_SECONDS = 10.0  # between progress lines where the console is no terminal
+WANDB_SECONDS = 30.0  # to wait for its server at the start
+Row = dict[str, Any]
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity, however deep, replaced by None: JSON has no tokens for them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: no NaN, no infinity."""
+    return json.dumps(finite(value), allow_nan=False, indent=indent)
+
+
+class MetricsFile:
+    """Rows as JSON lines, appended whole or not at all; locked against a second process.
+
+    Rows that find the disk full wait in memory for the next write. Raises ConfigError when another process writes.
+    """
+
+    def __init__(self, path: Path):
+        """Open and lock `path`; rows are appended behind what is there."""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise ConfigError(f"{path.parent}: another process is training in this run directory") from None
+        self.offset = os.fstat(self._descriptor).st_size  # bytes of whole lines
+        self._waiting = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._descriptor)
+
+    def cut(self, offset: int) -> None:
+        """Drop what is behind `offset` bytes. Raises ConfigError when the file is shorter than that."""
+        if self.offset < offset:
+            raise ConfigError(f"metrics.jsonl has {self.offset} bytes, its checkpoint was made at {offset}")
+        os.ftruncate(self._descriptor, offset)
+        self.offset = offset
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append the rows. Raises OSError when they can't be written; they are kept for the next write."""
+        self._waiting += "".join(to_json(row) + "\n" for row in rows).encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting. Raises OSError, and leaves no part of a line, when that is not possible."""
+        if not self._waiting:
+            return
+        try:
+            if os.write(self._descriptor, self._waiting) < len(self._waiting):
+                raise OSError(errno.ENOSPC, "No space left on device: only a part of the metrics was written")
+        except OSError:
+            os.ftruncate(self._descriptor, self.offset)
+            raise
+        self.offset += len(self._waiting)
+        self._waiting = b""
+
+    def sync(self) -> None:
+        """Flush, and wait until the lines are on the disk."""
+        self.flush()
+        os.fsync(self._descriptor)
+
+
+class Console:
+    """A progress bar on a terminal, an occasional plain line elsewhere; messages appear above the bar."""
+
+    def __init__(self, config: Config, env_steps: int):
+        self._total = config.total_env_steps
+        self._shown = config.log.progress
+        self._bar: tqdm[Any] | None = None
+        if self._shown and sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=f"{config.env.name} {config.algo.name}",
+                initial=min(env_steps, self._total),
+                total=self._total,
+                unit_scale=True,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} env steps{postfix}",
+            )
+        self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def message(self, text: str) -> None:
+        """One line for the user."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def warning(self, text: str) -> None:
+        """One line on something that went wrong and that training survives."""
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def progress(self, env_steps: int, seconds_per_env_step: float, seeds: int, means: dict[str, float]) -> None:
+        """Show where training is: `env_steps` per seed, steps/s of all seeds together, and the latest means."""
+        if not self._shown:
+            return
+        done, left = min(env_steps, self._total), max(self._total - env_steps, 0) * seconds_per_env_step
+        facts = [f"{_count(seeds / seconds_per_env_step)} steps/s", f"{tqdm.format_interval(left)} left"]
+        shown = {"return": "return", "win_rate": "win rate"}
+        facts += [f"{shown[key]} {means[key]:.3g}" for key in shown if math.isfinite(means.get(key, math.nan))]
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(facts), refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
+            line = f"{100 * done / self._total:3.0f}%  {_count(done)}/{_count(self._total)} env steps, "
+            print(line + ", ".join(facts), file=sys.stderr, flush=True)
+
+
+def _count(number: float) -> str:
+    return tqdm.format_sizeof(number) if number >= 1000 else f"{number:.0f}"
+
+
+class Wandb:
+    """Weights & Biases as a sink: all seeds of a run are series of one wandb run. Any failure is one warning."""
+
+    def __init__(self, config: Config, run_dir: Path, console: Console):
+        self._console = console
+        self._run: Any = None
+        if config.wandb.mode != "disabled":
+            self._guard(lambda: self._start(config, run_dir))
+
+    def log(self, rows: Sequence[Row]) -> None:
+        """One point: the rows of all seeds, which share kind, policy and env_steps."""
+        if self._run is not None:
+            self._guard(lambda: self._run.log(wandb_point(rows)))
+
+    def finish(self) -> None:
+        """End the wandb run."""
+        if self._run is not None:
+            self._guard(lambda: self._run.finish())
+
+    def _start(self, config: Config, run_dir: Path) -> None:
+        import wandb  # optional at run time, and slow to import
+
+        earlier = sorted(run_dir.glob("wandb/*run-*"), key=lambda path: path.stat().st_mtime)
+        self._run = wandb.init(
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            group=config.wandb.group,
+            mode=config.wandb.mode,
+            dir=run_dir,
+            name="/".join(run_dir.parts[-3:]),
+            config=to_dict(config),
+            id=earlier[-1].name.rsplit("-", 1)[-1] if earlier else None,
+            resume="allow",
+            settings=wandb.Settings(init_timeout=WANDB_SECONDS, silent=True),
+        )
+        self._run.define_metric("*", step_metric="env_steps")
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever wandb raises, training goes on
+            self._run = None
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self._console.warning(f"wandb is off for the rest of this run: {reason}")
+
+
+def wandb_point(rows: Sequence[Row]) -> Row:
+    """Rows of all seeds as one flat point: `seed0/win_rate`, ... and the mean over seeds, `win_rate`."""
+    first = rows[0]
+    prefix = f"eval_{first['policy']}/" if first["kind"] == "eval" else "train/"
+    point: Row = {"env_steps": first["env_steps"], "grad_steps": first["grad_steps"]}
+    for key in metric_keys(first):
+        values = [finite(row.get(key)) for row in rows]
+        point |= {f"seed{row['seed']}/{prefix}{key}": x for row, x in zip(rows, values, strict=True) if x is not None}
+        if None not in values:
+            point[f"{prefix}{key}"] = sum(values) / len(values)
+    return point
+
+
+def metric_keys(row: Row) -> list[str]:
+    """The keys of a row that are measurements."""
+    about = {"kind", "env_steps", "grad_steps", "seed", "member", "hyper", "wall_time", "policy", "episodes"}
+    return [key for key in row if key not in about]

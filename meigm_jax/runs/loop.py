@@ -1,0 +1,343 @@
+"""The host loop: chunks of compiled iterations, and between them logs, evaluations and checkpoints.
+
+A run that is interrupted and resumed ends with the same parameters and metrics, bit for bit, as one that never was:
+whatever happens between chunks depends on the iteration number alone, never on time or on the size of the chunks.
+A resumed run may be extended (total_env_steps); its former last iteration keeps its log point and final evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+
+from meigm_jax.config import Config, steps_per_iteration, to_dict
+from meigm_jax.engine.train_step import TrainState
+from meigm_jax.registry import ConfigError
+from meigm_jax.runs.checkpoint import Checkpoints, write_text
+from meigm_jax.runs.logger import Console, MetricsFile, Row, Wandb, to_json
+from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
+from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
+from meigm_jax.runs.signals import StopSignals
+from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
+
+EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
+ALWAYS = ("loss_td", "grad_norm")  # metrics of every gradient step: NaN there is no missing value
+RENAMED = {"win": "win_rate"}
+TrainerFactory = Callable[[Config, int], Trainer]
+
+
+def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
+    """Train all seeds of `config` to the end, in a new run directory or on from `resume`; the content of summary.json.
+
+    `config` must then be the run's own but for total_env_steps, checkpoint, log and wandb. Without any completed
+    checkpoint the run starts again at its beginning. Raises ConfigError before anything is written; SystemExit 130 on
+    Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
+    """
+    started = time.monotonic()
+    with StopSignals() as stop, CompileClock() as clock:
+        run_dir = _new_run_dir(config) if resume is None else _old_run_dir(Path(resume))
+        if resume is not None and (summary := _finished(config, run_dir)):
+            print(f"nothing to do: {run_dir} has {summary['env_steps']} env steps; raise total_env_steps to extend it")
+            return summary
+        trainer = trainer_factory(config, Schedule(config).max_iterations)
+        print(check_replay_fits(config, trainer.replay_bytes), flush=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with MetricsFile(run_dir / "metrics.jsonl") as metrics:
+            state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
+            plain = {**to_dict(config), "versions": versions()}
+            write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+            console = Console(config, progress.iteration * steps_per_iteration(config))
+            wandb = Wandb(config, run_dir, console)
+            try:
+                sinks = (metrics, console, wandb)
+                return Run(config, run_dir, trainer, state, progress, checkpoints, *sinks, stop, clock, started).train()
+            finally:
+                console.close()
+                wandb.finish()
+
+
+def _begin(
+    config: Config, run_dir: Path, trainer: Trainer, metrics: MetricsFile
+) -> tuple[TrainState, Progress, Checkpoints]:
+    """The newest intact checkpoint, or the start; metrics.jsonl is cut to what was written by then."""
+    checkpoints = Checkpoints(run_dir / "checkpoints", config)
+    state = trainer.init(member_seeds(config), member_hypers(config))
+    restored = checkpoints.restore(state, lambda text: print(f"warning: {text}", flush=True))
+    if restored is None:
+        metrics.cut(0)
+        return state, Progress.start(config.seeds), checkpoints
+    state, host = restored
+    metrics.cut(host["metrics_bytes"])
+    print(f"resumed at {host['env_steps']} env steps: {run_dir}", flush=True)
+    return state, Progress.from_plain(host["progress"]), checkpoints
+
+
+def _new_run_dir(config: Config) -> Path:
+    name = config.name or datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    run_dir = Path(config.run_dir) if config.run_dir else Path("runs", config.env.name, config.algo.name, name)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
+    return run_dir
+
+
+def _old_run_dir(run_dir: Path) -> Path:
+    if not (run_dir / "config.yaml").is_file():
+        raise ConfigError(f"resume: {run_dir} is not a run directory (it has no config.yaml)")
+    return run_dir
+
+
+def _finished(config: Config, run_dir: Path) -> dict[str, Any] | None:
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return summary if summary["env_steps"] >= Schedule(config).last * steps_per_iteration(config) else None
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    """bool[S]: every floating-point number of the member is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x.reshape(x.shape[0], -1)).all(axis=1) for x in leaves]).all(axis=0)
+
+
+@dataclass
+class Run:
+    """One run in progress."""
+
+    config: Config
+    run_dir: Path
+    trainer: Trainer
+    state: TrainState
+    progress: Progress
+    checkpoints: Checkpoints
+    metrics: MetricsFile
+    console: Console
+    wandb: Wandb
+    stop: StopSignals
+    clock: CompileClock
+    started: float  # time.monotonic() at the start of the command, less what the run had taken before
+    size: ChunkSize = field(default_factory=ChunkSize)
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.config)
+        self.steps = steps_per_iteration(self.config)
+        self.evaluation_key = jax.vmap(lambda key: jax.random.fold_in(key, EVALUATION))(self.state.key)
+        policies = self.config.evaluation.policies
+        self.policy = "greedy" if "greedy" in policies else policies[0]  # what decides which learner is the best
+        self.started -= self.progress.wall_time
+        self.compiled_before = self.progress.compile_seconds
+        self.saved_at = time.monotonic()
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps so far, per seed."""
+        return self.progress.iteration * self.steps
+
+    def train(self) -> dict[str, Any]:
+        """All remaining iterations, then the summary."""
+        self._announce_checkpoints()
+        while self.progress.iteration < self.schedule.last:
+            self._advance()
+            self.stop.armed = True
+            self._report()
+            waited = time.monotonic() - self.saved_at
+            last = self.progress.iteration == self.schedule.last
+            if last or self.stop.signum is not None or waited >= self.config.checkpoint.interval_seconds:
+                self._save()
+            if not last:
+                self.stop.leave_if_asked()
+        summary = self._finish()
+        self.stop.leave_if_asked()
+        return summary
+
+    def _advance(self) -> None:
+        """One chunk: up to the next event, and about as long as a stop signal may have to wait."""
+        first, compiled, begin = self.progress.iteration, self.clock.seconds, time.monotonic()
+        if first == self.trainer.sizes.warmup_iterations:
+            self.size = ChunkSize()  # an iteration takes longer from here on
+        count = self.size.next(self._limit(first))
+        self.state, metrics = self.trainer.run(self.state, first, count)
+        rows = {RENAMED.get(name, name): np.asarray(x)[:count] for name, x in metrics.items()}
+        jax.block_until_ready(self.state)
+        seconds = time.monotonic() - begin - (self.clock.seconds - compiled)
+        self.size.measured(seconds, count)
+        self.progress.train_seconds += seconds
+        self.progress.iteration += count
+        self.progress.pending.add(rows)
+        self._note_non_finite(rows, first)
+        self._show()
+
+    def _limit(self, first: int) -> int:
+        warmup = self.trainer.sizes.warmup_iterations
+        to_learning = warmup - first if first < warmup else self.schedule.max_iterations
+        return min(self.schedule.iterations_to_event(first), self.schedule.max_iterations, to_learning)
+
+    def _grad_steps(self) -> int:
+        return int(self.trainer.sizes.grad_steps(self.progress.iteration))
+
+    def _note_non_finite(self, rows: dict[str, np.ndarray], first: int) -> None:
+        """Remember the first iteration with an infinite metric, or NaN where gradient steps were taken."""
+        bad = np.any([np.isinf(x) for x in rows.values()], axis=0)
+        if first >= self.trainer.sizes.warmup_iterations:  # a chunk lies wholly before or after it
+            bad |= np.any([np.isnan(rows[name]) for name in ALWAYS if name in rows], axis=0)
+        for member in np.flatnonzero(bad.any(axis=0)):
+            if self.progress.non_finite[member] is None:
+                self.progress.non_finite[member] = (first + int(bad[:, member].argmax()) + 1) * self.steps
+
+    def _show(self) -> None:
+        means = [self.progress.pending.of(member) for member in range(self.config.seeds)]
+        overall = {key: sum(each[key] for each in means) / len(means) for key in means[0]}
+        self.console.progress(self.env_steps, self.size.seconds / self.steps, self.config.seeds, overall)
+
+    def _report(self) -> None:
+        iteration = self.progress.iteration
+        if self.schedule.log_due(iteration):
+            self._log()
+        if self.schedule.evaluation_due(iteration):
+            self._evaluate()
+
+    def _log(self) -> None:
+        for member, fine in enumerate(np.asarray(_all_finite(self.state.learner.params))):
+            if not fine and self.progress.non_finite[member] is None:
+                self.progress.non_finite[member] = self.env_steps
+        means = [self.progress.pending.of(member) for member in range(self.config.seeds)]
+        self._write([{**self._row("train", member), **means[member]} for member in range(self.config.seeds)])
+        self.progress.pending = type(self.progress.pending)()
+
+    def _evaluate(self) -> None:
+        settings = self.config.evaluation
+        episodes = settings.final_episodes if self.progress.iteration == self.schedule.last else settings.episodes
+        for policy in settings.policies:
+            outcomes = self.trainer.evaluate(
+                self.state.learner, self.evaluation_key, self.env_steps, policy, episodes=episodes
+            )
+            means = {RENAMED.get(k, k): np.asarray(x).astype(np.float64).mean(axis=1) for k, x in outcomes.items()}
+            rows = []
+            for member in range(self.config.seeds):
+                measured = {name: float(x[member]) for name, x in means.items()}
+                rows.append({**self._row("eval", member), "policy": policy, **measured, "episodes": episodes})
+                self.progress.final[member][policy] = {"env_steps": self.env_steps, **measured, "episodes": episodes}
+            self._write(rows)
+        self._keep_best()
+
+    def _keep_best(self) -> None:
+        finals = [final[self.policy] for final in self.progress.final]
+        metric = "win_rate" if "win_rate" in finals[0] else "return"
+        for member, final in enumerate(finals):
+            if final[metric] > self.progress.best[member].get(metric, -math.inf):
+                self.progress.best[member] = {"policy": self.policy, **final}
+        score = sum(final[metric] for final in finals) / len(finals)
+        if not score > (-math.inf if self.progress.best_score is None else self.progress.best_score):
+            return
+        self.progress.best_score = score
+        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: score}
+        try:
+            self.checkpoints.save_best(self.state, self.progress.iteration, facts)
+        except OSError as error:
+            self.console.warning(f"the best learner was not saved, training goes on: {error}")
+
+    def _row(self, kind: str, member: int) -> Row:
+        return {
+            "kind": kind,
+            "env_steps": self.env_steps,
+            "grad_steps": self._grad_steps(),
+            "seed": self.config.seed + member,
+            "member": member,
+            "hyper": {},
+            "wall_time": round(time.monotonic() - self.started, 3),
+        }
+
+    def _write(self, rows: list[Row]) -> None:
+        self.wandb.log(rows)
+        try:
+            self.metrics.write(rows)
+        except OSError as error:
+            self.console.warning(f"metrics can't be written, they wait in memory: {error}")
+
+    def _announce_checkpoints(self) -> None:
+        learner = sum(x.nbytes for x in jax.tree.leaves(self.state.learner)) * (self.config.checkpoint.keep + 1)
+        size = human_bytes(self.trainer.replay_bytes + learner)
+        self.console.message(f"run: {self.run_dir}, its checkpoints take up to about {size} on disk")
+
+    def _save(self) -> None:
+        if self.progress.iteration == self.checkpoints.newest:
+            return
+        self._update_times()
+        try:
+            self.metrics.sync()
+            host = {
+                "env_steps": self.env_steps,
+                "metrics_bytes": self.metrics.offset,
+                "progress": self.progress.plain(),
+                "versions": versions(),
+            }
+            self.checkpoints.save(self.state, self.progress.iteration, host)
+        except OSError as error:
+            self.console.warning(f"no checkpoint at {self.env_steps} env steps, training goes on: {error}")
+        self.saved_at = time.monotonic()
+
+    def _update_times(self) -> None:
+        self.progress.wall_time = time.monotonic() - self.started
+        self.progress.compile_seconds = self.compiled_before + self.clock.seconds
+
+    def _finish(self) -> dict[str, Any]:
+        self.metrics.flush()
+        self._update_times()
+        summary = self._summary()
+        text = to_json(summary, indent=2)
+        write_text(self.run_dir / "summary.json", text + "\n")
+        self.console.close()
+        self.console.message(self._table())
+        return json.loads(text)
+
+    def _summary(self) -> dict[str, Any]:
+        progress, seeds = self.progress, self.config.seeds
+        members = [
+            {
+                "seed": self.config.seed + member,
+                "member": member,
+                "hyper": {},
+                "final": progress.final[member],
+                "best": progress.best[member],
+                "non_finite": progress.non_finite[member],
+            }
+            for member in range(seeds)
+        ]
+        return {
+            "env": self.config.env.name,
+            "algo": self.config.algo.name,
+            "env_steps": self.env_steps,
+            "grad_steps": self._grad_steps(),
+            "env_steps_per_second": seeds * self.env_steps / progress.train_seconds,
+            "compile_seconds": progress.compile_seconds,
+            "wall_time": progress.wall_time,
+            "peak_memory_bytes": peak_memory(),
+            "seeds": members,
+        }
+
+    def _table(self) -> str:
+        finals = [final[self.policy] for final in self.progress.final]
+        metric = "win_rate" if "win_rate" in finals[0] else "return"
+        lines = [f"  seed   {self.policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"]
+        lines += [f"{self.config.seed + m:6}   {final[metric]:.4g}" for m, final in enumerate(finals)]
+        lines.append(f"  mean   {sum(final[metric] for final in finals) / len(finals):.4g}")
+        lines += [
+            f"seed {self.config.seed + member} became NaN or infinite at {value} env steps"
+            for member, value in enumerate(self.progress.non_finite)
+            if value is not None
+        ]
+        extend = f"total_env_steps={2 * self.config.total_env_steps}"
+        lines += [f"run: {self.run_dir}", f"extend: python -m meigm_jax.train resume={self.run_dir} {extend}"]
+        return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""What the machine offers and what the run takes of it: memory, time spent compiling, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import psutil
+
+from meigm_jax.config import Config
+from meigm_jax.registry import ConfigError
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with: package versions and the kind of device."""
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxmarl")}
+    try:
+        own = importlib.metadata.version("meigm_jax")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        own = "unknown"
+    return {"meigm_jax": own, "python": platform.python_version(), **packages, "device": jax.devices()[0].device_kind}
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def free_memory() -> int:
+    """Bytes that new arrays may take on the first device; on the CPU the cgroup and the free memory are the limit."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    limits = [Path(path).read_text().strip() for path in CGROUP_LIMITS if Path(path).is_file()]
+    return min([psutil.virtual_memory().available, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def check_replay_fits(config: Config, replay_bytes: int) -> str:
+    """One line on where the replay goes. Raises ConfigError when it can't fit, before anything is allocated."""
+    device, free = jax.devices()[0], free_memory()
+    needed = f"{human_bytes(replay_bytes)} ({config.seeds} x {config.replay.capacity} sequences)"
+    if replay_bytes > free:
+        raise ConfigError(
+            f"replay.capacity: the replay needs {needed}, {device.device_kind} has {human_bytes(free)} free; "
+            "lower replay.capacity or seeds"
+        )
+    return f"replay: {needed} on {device.device_kind}, {human_bytes(free)} free"
+
+
+def peak_memory() -> int:
+    """Peak bytes of this process: in use on the devices, or resident where the device is the CPU."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return sum(each["peak_bytes_in_use"] for each in stats if each)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class CompileClock:
+    """Context that sums up the seconds JAX spends on tracing and compiling, as JAX itself reports them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._listener: Callable[..., None] = self._add
+
+    def __enter__(self) -> CompileClock:
+        jax.monitoring.register_event_duration_secs_listener(self._listener)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listener)
+
+    def _add(self, event: str, seconds: float, **kwargs: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += seconds

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: finish the chunk in flight, save, and leave with the exit code that shells expect."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 1.0  # for Python code to unwind when there is nothing to save
+
+
+class StopSignals:
+    """Context in which the first signal asks to stop and the second ends the process at once.
+
+    Before `armed` is set there is nothing worth saving and the first signal already raises SystemExit(128 + number).
+    Python's own handlers wait for the interpreter, which a compilation blocks for long: a thread that reads the
+    wake-up descriptor ends the process in that case. Outside the main thread the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.signum: int | None = None
+        self._restored = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._active = threading.current_thread() is threading.main_thread()
+        if self._active:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self._old = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._active:
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._old_wakeup)
+            self._restored.set()
+            os.close(self._writer)  # ends the thread
+
+    def leave_if_asked(self) -> None:
+        """Raise SystemExit(128 + number) when a signal has come."""
+        if self.signum is not None:
+            raise SystemExit(128 + self.signum)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            os._exit(128 + number)
+        self.signum = number
+        if not self.armed:
+            self.leave_if_asked()
+
+    def _watch(self) -> None:
+        count = 0
+        while byte := os.read(self._reader, 1):
+            if byte[0] not in SIGNALS:
+                continue
+            count += 1
+            if count > 1 or (not self.armed and not self._restored.wait(GRACE_SECONDS)):
+                os._exit(128 + byte[0])
+        os.close(self._reader)
