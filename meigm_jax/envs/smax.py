@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from meigm_jax.envs.quiet import quiet
@@ -14,9 +15,9 @@ with quiet():
     from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario, map_name_to_scenario
 
 SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
-# Sizes the pool of start states, so it need not be a bound: from a start next to a wall a team can die in its first
-# step. The fastest march of a whole team into the walls takes 4 steps elsewhere (6 units of way, 1.6 per step; 3 for
-# stalkers), and episodes of play, a random one included, last 15 and more almost always.
+# Sizes the pool of start states; beyond it they repeat, so a typical minimum serves better than the bound. That is 1: a
+# smacv2 team may start at a wall and die there at once. In 512 episodes each of 3m, 3s_vs_5z and 5v5 the shortest had
+# 8 steps when actions were random, 4 when everybody marched straight into a wall.
 MIN_EPISODE_LENGTH = 5
 LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
 
@@ -37,6 +38,8 @@ def _make(name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions:
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
         obs, env_state = smax.reset(key)
+        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
+        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
         return env_state, _time_step(smax, obs, env_state, True, jnp.full(smax.num_agents, -1, jnp.int32))
 
     def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
