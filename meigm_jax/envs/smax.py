@@ -63,14 +63,15 @@ def _scenario(map_name: str) -> Scenario:
 
 
 def _spec(name: str, smax: HeuristicEnemySMAX) -> EnvSpec:
+    episode_limit = smax.max_steps + 1  # JaxMARL compares the step count with the limit before it increments it
     return EnvSpec(
         name=name,
         num_agents=smax.num_allies,
         num_actions=smax.num_ally_actions,
         obs_dim=smax.obs_size,
         state_dim=smax.state_size,
-        episode_limit=smax.max_steps + 1,  # JaxMARL compares the step count with the limit before it increments it
-        min_episode_length=MIN_EPISODE_LENGTH,
+        episode_limit=episode_limit,
+        min_episode_length=min(MIN_EPISODE_LENGTH, episode_limit),
         outcomes=("win",),
     )
 

@@ -215,6 +215,8 @@ def test_flags_at_every_end(limited: Env, allies: bool, enemies: bool, count: in
 
 def test_episode_limit_is_the_longest_episode(limited: Env) -> None:
     assert limited.spec.episode_limit == 8
+    spec = envs.make("smax_3m", max_steps=1).spec
+    assert (spec.min_episode_length, spec.episode_limit) == (2, 2)
     env_state, _ = limited.reset(jax.random.key(0))
     for step in range(1, 9):
         key = jax.random.fold_in(jax.random.key(0), step)
