@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  exit 1; fi; \
 	echo "Setting up $(VENV) with $$found"; \
 	"$$found" -m venv --clear $(VENV)
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	  $(VENV)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	@touch $@
 
