@@ -208,7 +208,7 @@ def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
         tree = checkpointer.restore(folder.resolve() / "state", abstract)
     if _tree_checksum(tree) != read_manifest(folder)["checksum"]:
         raise Corrupt("the learner has a wrong checksum")
-    return tree["learner"], jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
+    return tree["learner"], jax.random.wrap_key_data(tree["key"])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,9 +54,9 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         print(check_replay_fits(config, trainer.replay_bytes), flush=True)
         run_dir.mkdir(parents=True, exist_ok=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
-            state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             plain = {**to_dict(config), "versions": versions()}
             write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+            state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             console = Console(config, progress.iteration * steps_per_iteration(config))
             wandb = Wandb(config, run_dir, console)
             try:

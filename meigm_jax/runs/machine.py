@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import psutil
 
+from meigm_jax import __version__
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 
@@ -22,11 +23,12 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 def versions() -> dict[str, str]:
     """What a run was made with: package versions and the kind of device."""
     packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxmarl")}
-    try:
-        own = importlib.metadata.version("meigm_jax")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        own = "unknown"
-    return {"meigm_jax": own, "python": platform.python_version(), **packages, "device": jax.devices()[0].device_kind}
+    return {
+        "meigm_jax": __version__,
+        "python": platform.python_version(),
+        **packages,
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def human_bytes(count: float) -> str:

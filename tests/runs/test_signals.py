@@ -1,0 +1,60 @@
+"""Signals, in a process of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(run_dir, seconds):
+    command = [sys.executable, "-m", "tests.runs.fake", str(run_dir), str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
+    process = start(tmp_path / "run", 0.2)
+    wait_for(process, "chunk 3")
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    (manifest,) = (tmp_path / "run/checkpoints").glob("[0-9]*/manifest.json")
+    saved = json.loads(manifest.read_text())
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    assert saved["iteration"] >= 4 and saved["host"]["metrics_bytes"] == len(text)
+    assert all(json.loads(line) for line in text.splitlines()) and text.endswith("\n")
+
+
+@pytest.mark.parametrize("seconds", [60, "inf"])
+def test_before_the_first_chunk_is_through_a_signal_ends_the_run_at_once(tmp_path, seconds):
+    process = start(tmp_path / "run", seconds)
+    wait_for(process, "chunk 0")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    process = start(tmp_path / "run", 3)
+    wait_for(process, "chunk 1")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    process.communicate(timeout=10)
+    assert process.returncode == 130 and time.monotonic() - begin < 2
+    assert not list((tmp_path / "run").glob("checkpoints/[0-9]*"))
