@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 
 from meigm_jax.engine import replay as replays
 from meigm_jax.engine.rollout import collect
@@ -28,6 +29,7 @@ class Sizes(NamedTuple):
     warmup_sequences: int
     capacity: int
     dtype: Any
+    in_turn: bool  # members take their gradient steps one after the other, not as one batched product
 
     @property
     def warmup_iterations(self) -> int:
@@ -97,12 +99,13 @@ def _learn(
     learner: Learner,
 ) -> tuple[Learner, Metrics]:
     env_steps = (iteration + 1) * (sizes.num_envs * sizes.chunk_length)
+    update = sequential_vmap(algorithm.update) if sizes.in_turn else algorithm.update
 
     def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:
         key, count = xs
         k_sample, k_update = jax.random.split(key)
         batch = replays.sample(replay, k_sample, filled, sizes.batch_size)
-        learner, metrics = algorithm.update(learner, k_update, batch, env_steps)
+        learner, metrics = update(learner, k_update, batch, env_steps)
         due = count % sizes.target_update_interval == 0
         target = jax.lax.cond(due, lambda: learner.params, lambda: learner.target)
         return learner._replace(target=target), metrics

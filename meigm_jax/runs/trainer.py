@@ -83,6 +83,7 @@ def make_sizes(config: Config) -> Sizes:
         warmup_sequences=train.warmup_sequences,
         capacity=config.replay.capacity,
         dtype=jnp.dtype(config.replay.dtype),
+        in_turn=jax.default_backend() == "cpu",  # batched products over members are slow there
     )
 
 
