@@ -91,7 +91,7 @@ def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Ar
     """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
     pi = policy(parts, opt, alpha, q, at)
     action = pi.sample(seed=key)
-    local = -pi.log_prob(action) if parts.sampled_entropy else pi.entropy()
+    local = jnp.negative(pi.log_prob(action)) if parts.sampled_entropy else pi.entropy()
     return Next(action, alpha * jnp.sum(local, axis=-1))
 
 
@@ -149,7 +149,7 @@ def temperature_loss(
 
 def misalignment(parts: Parts, online: Network, alpha: Array, q: Array, features: Array, at: TimeStep) -> Array:
     """Figure 2's gap max_a Q_tot(s, a) - Q_tot(s, argmax_i pi_i) [...]; 0 wherever the mixer's IGM holds."""
-    logits = policy(parts, online.opt, alpha, q, at).logits
+    logits = jnp.asarray(policy(parts, online.opt, alpha, q, at).logits)
     likeliest = joint_value(parts, online, q, features, policies.mode(logits, q, at.avail), at)
     best = joint_value(parts, online, q, features, policies.greedy(q, at.avail), at)
     return best - likeliest
@@ -161,10 +161,8 @@ def optimizers(hyper: Hyper) -> Network:
     def clipped(rate: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate))
 
-    unused = optax.identity()
-    return Network(clipped(hyper.learning_rate), unused, clipped(hyper.opt_learning_rate), optax.adam(
-        hyper.alpha_learning_rate
-    ))  # fmt: skip
+    agent_and_mixer, opt = clipped(hyper.learning_rate), clipped(hyper.opt_learning_rate)
+    return Network(agent_and_mixer, optax.identity(), opt, optax.adam(hyper.alpha_learning_rate))
 
 
 def groups(tree: Network) -> Network:
@@ -174,7 +172,8 @@ def groups(tree: Network) -> Network:
 
 def ungroup(tree: Network) -> Network:
     """The inverse of `groups`."""
-    return Network(*tree.agent, tree.opt, tree.temperature)
+    agent, mixer = tree.agent
+    return Network(agent, mixer, tree.opt, tree.temperature)
 
 
 def init(parts: Parts, key: Array, hyper: Hyper) -> Learner:
@@ -199,7 +198,7 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
         o.update(g, s, p)
         for o, g, s, p in zip(optimizers(hyper), groups(gradients), states, groups(params), strict=True)
     ]
-    params = optax.apply_updates(params, ungroup(Network(*(u for u, _ in steps))))
+    params = ungroup(Network(*(optax.apply_updates(p, u) for p, (u, _) in zip(groups(params), steps, strict=True))))
     params = params._replace(temperature=parts.temperature.project(params.temperature, hyper))
     metrics["grad_norm"] = optax.global_norm((gradients.agent, gradients.mixer))
     return learner._replace(params=params, optimizer_state=Network(*(s for _, s in steps))), metrics

@@ -48,7 +48,7 @@ def nbytes(spec: EnvSpec, capacity: int, length: int, dtype: Any) -> int:
 
 
 def write(replay: Replay, trajectory: Trajectory, slot: Array) -> Replay:
-    """Put E sequences at slots slot .. slot + E - 1 (slot: i32[], unbatched, so that this is a slice, not a scatter)."""
+    """Put E sequences at slots slot .. slot + E - 1 (slot: i32[], unbatched: so this is a slice, not a scatter)."""
     at = trajectory.at
     new = Replay(at.obs, at.state, at.avail, at.first, *trajectory[1:])
 

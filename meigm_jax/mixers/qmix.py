@@ -6,7 +6,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, Linear
+from meigm_jax.modules.layers import Hypernet, Linear, run
 from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
 
 
@@ -44,6 +44,6 @@ def make(spec: EnvSpec, embed_dim: int, hypernet_dim: int, value_dim: int, mask_
     def apply(params: Params, x: MixInput) -> Array:
         chex.assert_axis_dimension(x.q_taken, -1, spec.num_agents)
         chex.assert_axis_dimension(x.state, -1, spec.state_dim)
-        return module.apply(params, x.q_taken, x.state, x.alive)
+        return run(module, params, x.q_taken, x.state, x.alive)
 
     return Mixer(init, apply)

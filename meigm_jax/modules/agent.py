@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.modules import gru
-from meigm_jax.modules.layers import Linear, dense, uniform_fan_in
+from meigm_jax.modules.layers import Linear, dense, run, uniform_fan_in
 from meigm_jax.types import Agent, Array, EnvSpec, Params, TimeStep
 
 
@@ -87,10 +87,10 @@ def make_gru(spec: EnvSpec, hidden_dim: int) -> Agent:
         return jnp.zeros((num_envs, spec.num_agents, hidden_dim))
 
     def step(params: Params, carry: Array, at: TimeStep) -> tuple[Array, Array, Array]:
-        q, h = module.apply(params, at, jnp.where(at.first[:, None, None], 0.0, carry), method="step")
+        q, h = run(module, params, at, jnp.where(at.first[:, None, None], 0.0, carry), method="step")
         return q, h, h
 
     def unroll(params: Params, at: TimeStep) -> tuple[Array, Array]:
-        return module.apply(params, at)
+        return run(module, params, at)
 
     return Agent(init, init_carry, step, unroll)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from meigm_jax.types import Array
+from meigm_jax.types import Array, Params
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
@@ -30,6 +31,11 @@ def dense(x: Array, kernel: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+def run(module: nn.Module, params: Params, *inputs: Any, method: str | None = None) -> Any:
+    """`module.apply` for modules without mutable collections: the outputs alone, whatever flax's types say."""
+    return module.apply(params, *inputs, method=method)
+
+
 class Linear(nn.Module):
     """y = x W + b. x [..., D] -> [..., features]."""
 
@@ -44,7 +50,7 @@ class Linear(nn.Module):
 
 
 class Hypernet(nn.Module):
-    """Linear, ReLU, Linear: state [..., G] to the weights [..., features] of another network (QMIX, arXiv 1803.11485)."""
+    """Linear, ReLU, Linear: state [..., G] to weights [..., features] of another network (QMIX, arXiv 1803.11485)."""
 
     features: int
     hidden_dim: int

@@ -6,7 +6,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, Linear
+from meigm_jax.modules.layers import Hypernet, Linear, run
 from meigm_jax.types import Array, EnvSpec, Opt, Params
 
 
@@ -58,7 +58,7 @@ def _opt(spec: EnvSpec, module: nn.Module, mask_dead: bool) -> Opt:
 
     def apply(params: Params, q: Array, state: Array, alive: Array) -> Array:
         chex.assert_shape(q, (*state.shape[:-1], spec.num_agents, None))
-        out = module.apply(params, q, state)
+        out = run(module, params, q, state)
         return jnp.where(alive[..., None], out, 0.0) if mask_dead else out
 
     return Opt(init, apply)

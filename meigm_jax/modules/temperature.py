@@ -5,6 +5,8 @@ The floor is not cosmetic: exact ties pin the entropy above its target, alpha wo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -50,7 +52,7 @@ def make_schedule(spec: EnvSpec) -> Temperature:
     return _unlearned(lambda h, step: linear_schedule(h.alpha_start, h.alpha_end, h.alpha_decay_steps, step))
 
 
-def _unlearned(value) -> Temperature:
+def _unlearned(value: Callable[[Hyper, Array], Array]) -> Temperature:
     return Temperature(
         init=lambda hyper: {},
         alpha=lambda params, hyper, step: jnp.clip(value(hyper, step), hyper.alpha_min, hyper.alpha_max),
