@@ -362,6 +362,16 @@ def test_one_process_per_run(tmp_path):
         MetricsFile(tmp_path / "metrics.jsonl")
 
 
+def test_progress_is_readable_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(logger, "PLAIN_LINE_SECONDS", 0.0)
+    config = replace(CONFIG, total_env_steps=100_000, log=replace(CONFIG.log, progress=True))
+    console = logger.Console(config, 0)
+    console.progress(25_000, 0.001, 2, {"return": 1.5, "win_rate": float("nan")})
+    console.close()
+    expected = " 25%  25.0k/100k env steps, 2.00k steps/s, 01:15 left, return 1.5\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_wandb_failing_is_one_warning(tmp_path, monkeypatch, capsys, whole):
     class Broken:
         def define_metric(self, *args, **kwargs): ...
