@@ -200,7 +200,7 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
     ]
     params = ungroup(Network(*(optax.apply_updates(p, u) for p, (u, _) in zip(groups(params), steps, strict=True))))
     params = params._replace(temperature=parts.temperature.project(params.temperature, hyper))
-    metrics["grad_norm"] = optax.global_norm((gradients.agent, gradients.mixer))
+    metrics["grad_norm"] = optax.tree.norm((gradients.agent, gradients.mixer))
     return learner._replace(params=params, optimizer_state=Network(*(s for _, s in steps))), metrics
 
 
