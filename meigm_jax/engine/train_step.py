@@ -6,12 +6,13 @@ state would turn each `lax.cond` into a select and each buffer write into a scat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap
 
 from meigm_jax.engine import replay as replays
 from meigm_jax.engine.rollout import collect
@@ -99,7 +100,7 @@ def _learn(
     learner: Learner,
 ) -> tuple[Learner, Metrics]:
     env_steps = (iteration + 1) * (sizes.num_envs * sizes.chunk_length)
-    update = sequential_vmap(algorithm.update) if sizes.in_turn else algorithm.update
+    update = in_turn(algorithm.update) if sizes.in_turn else algorithm.update
 
     def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:
         key, count = xs
@@ -114,3 +115,30 @@ def _learn(
     keys = jax.random.split(key, sizes.updates_per_chunk)
     learner, metrics = jax.lax.scan(gradient_step, learner, (keys, counts))
     return learner, {name: jnp.mean(x) for name, x in metrics.items()}
+
+
+def in_turn(update: Callable[..., Any]) -> Callable[..., Any]:
+    """`update` of an Algorithm: under vmap, members take their steps one after the other, not as one product."""
+    one = custom_vmap(update)
+    one.def_vmap(partial(_in_turn, update))
+    return one
+
+
+def _in_turn(update: Callable[..., Any], members: int, batched: list[Any], *args: Any) -> tuple[Any, Any]:
+    """The vmap rule of `in_turn`; `batched` marks the leaves with a member axis; the step, last of `args`, has none.
+
+    A member alone has to get the same bits as among others. XLA would inline a single turn and fuse it differently, so
+    a lone member is stored twice, and the number of turns, by way of the step (>= 0), is not a constant.
+    """
+    if members == 1:
+        args = jax.tree.map(lambda x, b: jnp.concatenate([x, x]) if b else x, args, tuple(batched))
+    turns = jnp.minimum(args[-1] + members, members)
+
+    def turn(i: Array, done: Any) -> Any:
+        member = jax.tree.map(lambda x, b: x[i] if b else x, args, tuple(batched))
+        return jax.tree.map(lambda all_members, new: all_members.at[i].set(new), done, update(*member))
+
+    member = jax.tree.map(lambda x, b: x[0] if b else x, args, tuple(batched))
+    empty = jax.tree.map(lambda x: jnp.zeros((max(members, 2), *x.shape), x.dtype), jax.eval_shape(update, *member))
+    done = jax.tree.map(lambda x: x[:members], jax.lax.fori_loop(0, turns, turn, empty))
+    return done, jax.tree.map(lambda x: True, done)

@@ -1,0 +1,82 @@
+"""The replay ring: order and wrap-around, compact storage and what comes back from it, and its size in bytes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meigm_jax.engine import replay
+from meigm_jax.engine.rollout import collect
+from tests.engine.small import COUNTING, ENV, HYPER, SPEC
+
+ENVS, LENGTH, CAPACITY = 2, 9, 6
+
+
+@pytest.fixture(scope="module")
+def chunks():
+    learner = COUNTING.init(jax.random.key(0), HYPER)
+    run = jax.jit(partial(collect, ENV, COUNTING, num_envs=ENVS, length=LENGTH))
+    return [run(learner, jax.random.key(i), jnp.int32(0)).trajectory for i in range(4)]
+
+
+def filled_ring(chunks, dtype=jnp.float32):
+    ring = replay.init(SPEC, CAPACITY, LENGTH, dtype)
+    write = jax.jit(replay.write)
+    for i, chunk in enumerate(chunks):
+        ring = write(ring, chunk, jnp.int32(i * ENVS % CAPACITY))
+    return ring
+
+
+def test_the_ring_overwrites_its_oldest_sequences(chunks):
+    ring = filled_ring(chunks)
+    for slot, chunk in ((0, chunks[3]), (2, chunks[1]), (4, chunks[2])):
+        for e in range(ENVS):
+            np.testing.assert_array_equal(ring.reward[slot + e], chunk.reward[:, e])
+            np.testing.assert_array_equal(ring.obs[slot + e], chunk.at.obs[:, e])
+            np.testing.assert_array_equal(ring.action[slot + e], chunk.action[:, e])
+
+
+def origin(batch, chunks, b):
+    """The sequence that batch column b was written from, found by the tag of its first episode."""
+    found = [
+        jax.tree.map(lambda x, e=e: x[:, e], chunk)
+        for chunk in chunks
+        for e in range(ENVS)
+        if abs(chunk.at.state[0, e, 3] - batch.at.state[0, b, 3]) < 1e-2 and np.array_equal(
+            chunk.reward[:, e], batch.reward[:, b])
+    ]  # fmt: skip
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_sampled_is_what_was_collected_last_actions_included(chunks, dtype):
+    ring = filled_ring(chunks, dtype)
+    batch = jax.jit(replay.sample, static_argnums=3)(ring, jax.random.key(5), jnp.int32(CAPACITY), 16)
+    assert ring.obs.dtype == ring.state.dtype == dtype and ring.action.dtype == jnp.int8
+    for b in range(16):
+        sequence = jax.tree.map(lambda x, b=b: x[:, b], batch)
+        kept = origin(batch, chunks, b)
+        rounded = kept.at._replace(
+            obs=kept.at.obs.astype(dtype).astype(jnp.float32), state=kept.at.state.astype(dtype).astype(jnp.float32)
+        )
+        jax.tree.map(np.testing.assert_array_equal, sequence, kept._replace(at=rounded))
+        assert jax.tree.map(lambda x: x.dtype, sequence) == jax.tree.map(lambda x: x.dtype, kept)
+
+
+def test_only_filled_slots_are_sampled_and_all_of_them(chunks):
+    ring = replay.write(replay.init(SPEC, CAPACITY, LENGTH, jnp.float32), chunks[0], jnp.int32(0))
+    batch = replay.sample(ring, jax.random.key(0), jnp.int32(ENVS), 32)
+    assert batch.at.first[0].all()  # an empty slot has no first row
+    assert set(np.asarray(batch.at.state[0, :, 3])) == set(np.asarray(chunks[0].at.state[0, :, 3]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("num_actions", [4, 200])
+def test_nbytes_is_what_the_replay_takes(dtype, num_actions):
+    spec = SPEC._replace(num_actions=num_actions)
+    ring = replay.init(spec, CAPACITY, LENGTH, dtype)
+    assert replay.nbytes(spec, CAPACITY, LENGTH, dtype) == sum(x.nbytes for x in jax.tree.leaves(ring))
+    assert jnp.iinfo(ring.action.dtype).max >= num_actions - 1
