@@ -69,6 +69,7 @@ class ReplayConfig:
 
     capacity: int
     dtype: Literal["float16", "bfloat16", "float32"]
+    return_weight: float
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "train.target_update_interval": AT_LEAST_1,
     "train.warmup_sequences": AT_LEAST_1,
     "replay.capacity": AT_LEAST_1,
+    "replay.return_weight": NOT_NEGATIVE,
     "evaluation.interval": AT_LEAST_1,
     "evaluation.episodes": AT_LEAST_1,
     "evaluation.final_episodes": AT_LEAST_1,

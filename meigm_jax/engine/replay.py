@@ -58,9 +58,17 @@ def write(replay: Replay, trajectory: Trajectory, slot: Array) -> Replay:
     return jax.tree.map(put, replay, new)
 
 
-def sample(replay: Replay, key: Array, filled: Array, batch_size: int) -> Trajectory:
-    """`batch_size` sequences drawn uniformly, with replacement, from the first `filled` slots; [T, B, ...] leaves."""
-    index = jax.random.randint(key, (batch_size,), 0, filled)
+def sample(replay: Replay, key: Array, filled: Array, batch_size: int, return_weight: float = 0.0) -> Trajectory:
+    """`batch_size` sequences drawn with replacement from the first `filled` slots; [T, B, ...] leaves.
+
+    Uniformly, or with probability proportional to exp(return_weight * scaled return of the sequence).
+    """
+    if return_weight:
+        returns = jnp.sum(replay.reward * replay.valid, axis=1)
+        used = jnp.arange(returns.shape[0]) < filled
+        index = jax.random.categorical(key, jnp.where(used, return_weight * returns, -jnp.inf), shape=(batch_size,))
+    else:
+        index = jax.random.randint(key, (batch_size,), 0, filled)
     rows = Replay(*(jnp.swapaxes(leaf[index], 0, 1) for leaf in replay))
     action = rows.action.astype(jnp.int32)
     before = jnp.concatenate([jnp.full_like(action[:1], -1), action])

@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     warmup_sequences: int
     capacity: int
     dtype: Any
+    return_weight: float
     in_turn: bool  # members take their gradient steps one after the other, not as one batched product
 
     @property
@@ -105,7 +106,7 @@ def _learn(
     def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:
         key, count = xs
         k_sample, k_update = jax.random.split(key)
-        batch = replays.sample(replay, k_sample, filled, sizes.batch_size)
+        batch = replays.sample(replay, k_sample, filled, sizes.batch_size, sizes.return_weight)
         learner, metrics = update(learner, k_update, batch, env_steps)
         due = count % sizes.target_update_interval == 0
         target = jax.lax.cond(due, lambda: learner.params, lambda: learner.target)

@@ -74,6 +74,7 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
 def make_sizes(config: Config) -> Sizes:
     """The engine's static sizes."""
     train = config.train
+    rows = train.chunk_length * train.batch_size
     return Sizes(
         num_envs=train.num_envs,
         chunk_length=train.chunk_length,
@@ -83,7 +84,8 @@ def make_sizes(config: Config) -> Sizes:
         warmup_sequences=train.warmup_sequences,
         capacity=config.replay.capacity,
         dtype=jnp.dtype(config.replay.dtype),
-        in_turn=jax.default_backend() == "cpu",  # batched products over members are slow there
+        return_weight=config.replay.return_weight,
+        in_turn=jax.default_backend() == "cpu" and rows >= 1024,  # large products batched over members are slow there
     )
 
 
@@ -124,18 +126,14 @@ def _reported(metrics: Metrics, reward_scale: float) -> Metrics:
 
 
 def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float):
-    def one(
-        learner: Learner, key: Array, step: Array, episodes: int, envs_used: int, greedy: bool
-    ) -> Metrics:
+    def one(learner: Learner, key: Array, step: Array, episodes: int, envs_used: int, greedy: bool) -> Metrics:
         key = jax.random.fold_in(key, step)
         found = evaluation.evaluate(
             env, algorithm, learner, key, step, episodes=episodes, num_envs=envs_used, greedy=greedy
         )
         return found | {"return": found["return"] / reward_scale}
 
-    jitted = jax.jit(
-        jax.vmap(one, in_axes=(0, 0, None, None, None, None)), static_argnums=(3, 4, 5)
-    )
+    jitted = jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None)), static_argnums=(3, 4, 5))
 
     def evaluate(learner: Learner, key: Array, env_steps: int, policy: str, *, episodes: int) -> Metrics:
         return jitted(learner, key, jnp.int32(env_steps), episodes, num_envs, policy == "greedy")

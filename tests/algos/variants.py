@@ -14,8 +14,6 @@ ROWS, SEQUENCES = 9, 4
 SPEC = EnvSpec("test", AGENTS, ACTIONS, OBS, STATE, episode_limit=5, min_episode_length=1, outcomes=())
 HYPER = Hyper(
     learning_rate=1e-2,
-    learning_rate_end=1e-2,
-    learning_rate_decay_steps=1.0,
     opt_learning_rate=1e-2,
     alpha_learning_rate=1e-2,
     max_grad_norm=10.0,

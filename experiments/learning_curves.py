@@ -1,0 +1,173 @@
+"""Greedy evaluation over training, several algorithms and seeds per environment: curves, CSV and a table.
+
+    python experiments/learning_curves.py smax_3m --algos qmix me_qmix --seeds 3 --steps 2e6
+
+One unit is one environment and one algorithm. A unit that was interrupted goes on where it was saved, a finished one is
+not run again; figures are made anew from everything that was run. Runs go to experiments/runs/learning_curves/,
+results to experiments/results/learning_curves/.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meigm_jax import train
+from meigm_jax.runs import curves
+
+HERE = Path(__file__).parent
+RUNS = HERE / "runs" / "learning_curves"
+RESULTS = HERE / "results" / "learning_curves"
+LOOKS = {  # colours that colour-blind eyes tell apart (Okabe and Ito), and dashes for print
+    "me_qmix": ("#D55E00", "-"),
+    "qmix": ("#0072B2", "--"),
+    "me_vdn": ("#CC79A7", "-"),
+    "vdn": ("#009E73", ":"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("envs", nargs="*", help="environments, such as smax_3m; none: only redraw")
+    parser.add_argument("--algos", nargs="+", default=["qmix", "me_qmix"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=float, default=2e6, help="env steps per seed")
+    parser.add_argument("--episodes", type=int, default=256, help="greedy episodes per seed and evaluation")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the trainer")
+    options = parser.parse_args()
+    for env in options.envs:
+        for algo in options.algos:
+            run_unit(env, algo, options)
+    for folder in sorted(RUNS.glob("*")):
+        report(folder.name, sorted(path for path in folder.glob("*") if (path / "metrics.jsonl").exists()))
+    write_readme()
+
+
+def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:
+    """Train all seeds of one algorithm on one environment, or go on with it."""
+    run_dir = RUNS / env / algo
+    if (run_dir / "config.yaml").exists():
+        arguments = [f"resume={run_dir}", f"total_env_steps={options.steps:.0f}"]
+    else:
+        arguments = [
+            f"+env={env}",
+            f"algo={algo}",
+            f"seeds={options.seeds}",
+            f"total_env_steps={options.steps:.0f}",
+            f"evaluation.episodes={options.episodes}",
+            f"evaluation.final_episodes={options.episodes}",
+            f"run_dir={run_dir}",
+            *options.set,
+        ]
+    if code := train.main(arguments):
+        raise SystemExit(code)
+
+
+def report(env: str, runs: list[Path]) -> None:
+    """The CSV and the figure of one environment."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    metric = "win_rate" if any("win_rate" in row for row in curves.read_rows(runs[0])) else "return"
+    found = {run.name: curves.curve(run, metric) for run in runs}
+    write_csv(RESULTS / f"{env}.csv", metric, found)
+    draw(RESULTS / f"{env}.png", env, metric, found)
+    facts = {run.name: unit_facts(run) for run in runs}
+    (RESULTS / f"{env}.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def unit_facts(run: Path) -> dict[str, Any]:
+    """What a reader needs to judge a unit: its configuration's own words and its cost."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert isinstance(config, dict)
+    facts = {key: config[key] for key in ("seeds", "seed", "hyper", "train", "replay", "versions")}
+    facts["episodes"] = config["evaluation"]["episodes"]
+    if (run / "summary.json").exists():
+        summary = json.loads((run / "summary.json").read_text())
+        facts |= {key: summary[key] for key in ("env_steps", "env_steps_per_second", "wall_time")}
+    return facts
+
+
+def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["algo", "seed", "env_steps", metric])
+        for algo, curve in found.items():
+            for seed, values in enumerate(curve.values):
+                writer.writerows([algo, seed, int(s), round(float(v), 5)] for s, v in zip(curve.env_steps, values))
+
+
+def draw(path: Path, env: str, metric: str, found: dict[str, curves.Curve]) -> None:
+    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
+    for algo, curve in found.items():
+        colour, dashes = LOOKS.get(algo, ("#555555", "-."))
+        steps = curve.env_steps / 1e6
+        axes.plot(steps, curve.values.mean(axis=0), dashes, color=colour, linewidth=2, label=algo)
+        axes.fill_between(steps, curve.values.min(axis=0), curve.values.max(axis=0), color=colour, alpha=0.18, lw=0)
+    seeds = max(curve.values.shape[0] for curve in found.values())
+    axes.set(xlabel="env steps per seed (millions)", ylabel=f"greedy {metric.replace('_', ' ')}", title=env)
+    if metric == "win_rate":
+        axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", title=f"mean and range of {seeds} seeds")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write_readme() -> None:
+    """A table of every environment: the mean at 400k, 1M and 2M steps with intervals."""
+    lines = [
+        "# Learning curves",
+        "",
+        "Made by `python experiments/learning_curves.py`. Greedy evaluation, mean over seeds with the 95 % Student-t",
+        "interval of the mean; in the figures the band is the range of the seeds. The JSON files hold configuration,",
+        "versions, device and cost.",
+        "",
+        "| environment | algorithm | seeds x episodes | 400k steps | 1M steps | 2M steps | steps/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.csv")):
+        facts = json.loads(path.with_suffix(".json").read_text())
+        for algo, curve in read_csv(path).items():
+            cells = [cell(curve, steps) for steps in (400_000, 1_000_000, 2_000_000)]
+            fact = facts[algo]
+            speed = f"{fact['env_steps_per_second']:.0f}" if "env_steps_per_second" in fact else ""
+            size = f"{fact['seeds']} x {fact['episodes']}"
+            lines.append(f"| {path.stem} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
+    lines += [""] + [f"![{path.stem}]({path.name})" for path in sorted(RESULTS.glob("*.png"))]
+    (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def read_csv(path: Path) -> dict[str, curves.Curve]:
+    with path.open() as file:
+        header, *rows = list(csv.reader(file))
+    assert header[:3] == ["algo", "seed", "env_steps"]
+    found = {}
+    for algo in dict.fromkeys(row[0] for row in rows):
+        mine = [row for row in rows if row[0] == algo]
+        steps = sorted({int(row[2]) for row in mine})
+        seeds = sorted({int(row[1]) for row in mine})
+        values = {(int(row[1]), int(row[2])): float(row[3]) for row in mine}
+        found[algo] = curves.Curve(np.array(steps), np.array([[values[s, t] for t in steps] for s in seeds]))
+    return found
+
+
+def cell(curve: curves.Curve, steps: int) -> str:
+    """The last evaluation at or before `steps` (a run counts whole iterations), or a dash."""
+    slack = 20_000
+    at = [k for k, s in enumerate(curve.env_steps) if abs(s - steps) <= slack]
+    if not at:
+        return "-"
+    found = curves.interval(curve.values[:, at[-1:]])
+    return f"{found.mean[0]:.3f} [{found.low[0]:.3f}, {found.high[0]:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
