@@ -12,10 +12,7 @@ from meigm_jax.types import Algorithm, EnvSpec, Hyper, TimeStep, Trajectory
 AGENTS, ACTIONS, OBS, STATE = 3, 4, 5, 6
 ROWS, SEQUENCES = 9, 4
 SPEC = EnvSpec("test", AGENTS, ACTIONS, OBS, STATE, episode_limit=5, min_episode_length=1, outcomes=())
-HYPER = Hyper(
-    learning_rate=1e-2,
-    opt_learning_rate=1e-2,
-    alpha_learning_rate=1e-2,
+HYPER = Hyper(**dict.fromkeys(Hyper._fields, 1e-2))._replace(  # all learning rates, from start to end
     max_grad_norm=10.0,
     gamma=0.9,
     td_lambda=0.4,

@@ -22,7 +22,6 @@ SIZES = Sizes(**dict.fromkeys(Sizes._fields, 0))._replace(
     warmup_sequences=5,  # three iterations of two sequences
     capacity=8,
     dtype=jnp.float32,
-    return_weight=0.0,
     in_turn=False,
 )
 
