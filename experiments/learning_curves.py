@@ -101,7 +101,8 @@ def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
         writer.writerow(["algo", "seed", "env_steps", metric])
         for algo, curve in found.items():
             for seed, values in enumerate(curve.values):
-                writer.writerows([algo, seed, int(s), round(float(v), 5)] for s, v in zip(curve.env_steps, values))
+                rows = zip(curve.env_steps, values, strict=True)
+                writer.writerows([algo, seed, int(step), round(float(value), 5)] for step, value in rows)
 
 
 def draw(path: Path, env: str, metric: str, found: dict[str, curves.Curve]) -> None:

@@ -66,8 +66,9 @@ def table(found: dict[str, tuple[np.ndarray, np.ndarray]], seeds: int) -> str:
     lines = [
         "# The matrix game of Table 1",
         "",
-        f"Made by `python experiments/matrix_game.py --seeds {seeds}`: share of {seeds} seeds whose greedy joint action",
-        "pays the optimum of 8, with its 95 % Wilson interval. Seeds with any NaN or infinity do not count.",
+        f"Made by `python experiments/matrix_game.py --seeds {seeds}`: how many of {seeds} seeds end with the greedy",
+        "joint action that pays the optimum of 8, with the 95 % Wilson interval. A seed with any NaN or infinity does",
+        "not count.",
         "",
         "| setting | optimal | 95 % interval | end on 0 | end below 0 | not finite |",
         "|---|---|---|---|---|---|",

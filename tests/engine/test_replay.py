@@ -80,3 +80,16 @@ def test_nbytes_is_what_the_replay_takes(dtype, num_actions):
     ring = replay.init(spec, CAPACITY, LENGTH, dtype)
     assert replay.nbytes(spec, CAPACITY, LENGTH, dtype) == sum(x.nbytes for x in jax.tree.leaves(ring))
     assert jnp.iinfo(ring.action.dtype).max >= num_actions - 1
+
+
+def test_return_weighted_sampling_draws_each_sequence_in_proportion_to_its_exponentiated_return():
+    ring = replay.init(SPEC, 4, 2, jnp.float32)
+    reward = jnp.array([[1.0, 1.0], [0.5, 99.0], [3.0, 0.0], [50.0, 50.0]])
+    valid = jnp.array([[True, True], [True, False], [True, False], [True, True]])  # 99 is not a transition
+    ring = ring._replace(reward=reward, valid=valid, state=ring.state.at[:, 0, 0].set(jnp.arange(4.0)))
+    draws = 20_000
+    batch = replay.sample(ring, jax.random.key(0), jnp.int32(3), draws, return_weight=0.5)  # the fourth is not filled
+    drawn = np.bincount(np.asarray(batch.at.state[0, :, 0]).astype(int), minlength=4) / draws
+    weights = np.exp([0.5 * 2.0, 0.5 * 0.5, 0.5 * 3.0, -np.inf])
+    expected = weights / weights.sum()
+    np.testing.assert_array_less(np.abs(drawn - expected), 4 * np.sqrt(expected * (1 - expected) / draws) + 1e-12)
