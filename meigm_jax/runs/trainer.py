@@ -74,7 +74,6 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
 def make_sizes(config: Config) -> Sizes:
     """The engine's static sizes."""
     train = config.train
-    rows = train.chunk_length * train.batch_size
     return Sizes(
         num_envs=train.num_envs,
         chunk_length=train.chunk_length,
@@ -85,7 +84,7 @@ def make_sizes(config: Config) -> Sizes:
         capacity=config.replay.capacity,
         dtype=jnp.dtype(config.replay.dtype),
         return_weight=config.replay.return_weight,
-        in_turn=jax.default_backend() == "cpu" and rows >= 1024,  # large products batched over members are slow there
+        in_turn=jax.default_backend() == "cpu",  # batched products over members: slow there, other bits
     )
 
 
