@@ -46,8 +46,14 @@ def main() -> None:
         for algo in options.algos:
             run_unit(env, algo, options)
     for folder in sorted(RUNS.glob("*")):
-        report(folder.name, sorted(path for path in folder.glob("*") if (path / "metrics.jsonl").exists()))
+        if runs := [run for run in sorted(folder.glob("*")) if evaluated(run)]:
+            report(folder.name, runs)
     write_readme()
+
+
+def evaluated(run: Path) -> bool:
+    """Whether the run has got as far as its first evaluation."""
+    return (run / "metrics.jsonl").exists() and any(row["kind"] == "eval" for row in curves.read_rows(run))
 
 
 def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:

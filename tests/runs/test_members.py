@@ -1,0 +1,48 @@
+"""A member is the same whether it is trained alone or among others, and every member of many gets to the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from meigm_jax.runs.loop import run
+from meigm_jax.train import parse, plan
+
+
+def rows_of(run_dir: Path, seed: int) -> list[dict]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in row.items() if key not in ("wall_time", "member")}
+        for row in rows
+        if row["seed"] == seed
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+
+    def train(*arguments: str) -> Path:
+        run_dir = folder / "_".join(arguments)
+        command = ["+env=matrix_game", "+experiment=smoke", "log.progress=false", f"run_dir={run_dir}", *arguments]
+        run(plan(parse(command))[0].config)
+        return run_dir
+
+    return train
+
+
+def test_the_third_of_three_seeds_alone_has_the_same_metrics(trained):
+    among, alone = trained("seeds=3"), trained("seed=2", "seeds=1")
+    assert len(rows_of(alone, 2)) >= 6
+    assert rows_of(among, 2) == rows_of(alone, 2)
+    assert rows_of(among, 1) != rows_of(alone, 2)
+
+
+def test_eight_seeds_get_to_the_end_and_differ(trained):
+    run_dir = trained("seeds=8")
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert [member["seed"] for member in summary["seeds"]] == list(range(8))
+    assert all(member["non_finite"] is None for member in summary["seeds"])
+    assert len({json.dumps([row.get("loss_td") for row in rows_of(run_dir, seed)]) for seed in range(8)}) == 8
