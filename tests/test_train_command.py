@@ -179,8 +179,8 @@ def test_several_values_run_one_after_the_other(runs: list) -> None:
 
 
 def test_paths_are_taken_as_they_are(runs: list) -> None:
-    assert main([ENV, "run_dir=/tmp/a b[x=1],{c}", "name=2026-11-20_101500"]) == 0
-    assert (runs[0][0].run_dir, runs[0][0].name) == ("/tmp/a b[x=1],{c}", "2026-11-20_101500")
+    assert main([ENV, "run_dir=out/a b[x=1],{c}", "name=2026-11-20_101500"]) == 0
+    assert (runs[0][0].run_dir, runs[0][0].name) == ("out/a b[x=1],{c}", "2026-11-20_101500")
 
 
 def test_an_error_of_the_loop_is_one_line(runs: list, capsys: pytest.CaptureFixture[str]) -> None:
