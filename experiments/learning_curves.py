@@ -104,11 +104,11 @@ def unit_facts(run: Path) -> dict[str, Any]:
 def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["algo", "seed", "env_steps", metric])
+        writer.writerow(["algo", "member", "env_steps", metric])
         for algo, curve in found.items():
-            for seed, values in enumerate(curve.values):
+            for member, values in enumerate(curve.values):
                 rows = zip(curve.env_steps, values, strict=True)
-                writer.writerows([algo, seed, int(step), round(float(value), 5)] for step, value in rows)
+                writer.writerows([algo, member, int(step), round(float(value), 5)] for step, value in rows)
 
 
 def draw(path: Path, env: str, metric: str, found: dict[str, curves.Curve]) -> None:
@@ -155,19 +155,19 @@ def write_readme() -> None:
 def read_csv(path: Path) -> dict[str, curves.Curve]:
     with path.open() as file:
         header, *rows = list(csv.reader(file))
-    assert header[:3] == ["algo", "seed", "env_steps"]
+    assert header[:3] == ["algo", "member", "env_steps"]
     found = {}
     for algo in dict.fromkeys(row[0] for row in rows):
         mine = [row for row in rows if row[0] == algo]
         steps = sorted({int(row[2]) for row in mine})
-        seeds = sorted({int(row[1]) for row in mine})
+        members = sorted({int(row[1]) for row in mine})
         values = {(int(row[1]), int(row[2])): float(row[3]) for row in mine}
-        found[algo] = curves.Curve(np.array(steps), np.array([[values[s, t] for t in steps] for s in seeds]))
+        found[algo] = curves.Curve(np.array(steps), np.array([[values[m, t] for t in steps] for m in members]))
     return found
 
 
 def cell(curve: curves.Curve, steps: int) -> str:
-    """The last evaluation at or before `steps` (a run counts whole iterations), or a dash."""
+    """The evaluation at `steps`, give or take the size of an iteration, or a dash."""
     slack = 20_000
     at = [k for k, s in enumerate(curve.env_steps) if abs(s - steps) <= slack]
     if not at:

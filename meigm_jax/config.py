@@ -317,11 +317,17 @@ def _validate_together(config: Config) -> None:
             f"train.warmup_sequences: expected at most replay.capacity ({config.replay.capacity}), "
             f"got {train.warmup_sequences}"
         )
-    if hyper["alpha_min"] > hyper["alpha_max"]:
-        raise ConfigError(
-            f"hyper.alpha_min: expected at most hyper.alpha_max ({hyper['alpha_max']}), got {hyper['alpha_min']}"
-        )
-    if not config.evaluation.policies:
-        raise ConfigError("evaluation.policies: expected at least one of greedy, sampled")
+    low, high = hyper["alpha_min"], hyper["alpha_max"]
+    if low > high:
+        raise ConfigError(f"hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")
+    for key in ("alpha_start", "alpha_end"):
+        if not low <= hyper[key] <= high:
+            raise ConfigError(
+                f"hyper.{key}: expected a number from hyper.alpha_min ({low}) to hyper.alpha_max ({high}), "
+                f"got {hyper[key]}"
+            )
+    policies = config.evaluation.policies
+    if not policies or len(set(policies)) < len(policies):
+        raise ConfigError(f"evaluation.policies: expected greedy, sampled or both, each once, got {list(policies)}")
     if config.seed + config.seeds > 2**31:
         raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")

@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(usage())
             return 0
         jobs = plan(parse(arguments))
-        from meigm_jax.runs.loop import run  # imports jax
+        from meigm_jax.runs.loop import check, run  # imports jax
 
+        for job in jobs:
+            check(job.config, job.resume)
         for job in jobs:
             run(job.config, resume=job.resume)
     except ConfigError as error:
@@ -118,16 +120,14 @@ def _value(key: str, text: str) -> Any:
 
 
 def _compositions(command: Command) -> Iterator[dict[str, Any]]:
-    """The configuration of each combination of the chosen files: algo, then env, then experiment, then the values."""
+    """The configuration of each combination of the chosen files: env, then algo, then experiment, then the values."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for names in itertools.product(*command.groups.values()):
-            chosen = dict(zip(command.groups, names, strict=True))
-            overrides = [
-                f"{'' if group == 'algo' else '+'}{group}={chosen[group]}" for group in GROUPS if group in chosen
-            ]
+            chosen = zip(command.groups, names, strict=True)
+            overrides = [f"{'+' if group == 'experiment' else ''}{group}={name}" for group, name in chosen]
             yield _with_values(OmegaConf.to_container(compose("config", overrides)), command.values)
 
 

@@ -11,7 +11,7 @@ from meigm_jax.config import REGISTRIES
 from meigm_jax.envs import SUITES
 from meigm_jax.registry import OneOf, Part
 
-GROUPS = ("algo", "env", "experiment")  # folders of configs/, in the order in which they are composed
+GROUPS = ("env", "algo", "experiment")  # folders of configs/, in the order in which they are composed
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package once installed, beside it in a checkout.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"

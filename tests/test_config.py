@@ -72,7 +72,13 @@ def test_variants_differ_from_me_qmix_in_what_they_name(composed: list[Job]) -> 
         differing = {part for part in ("rule", "agent", "mixer", "opt", "temperature")
                      if getattr(algo, part) != getattr(base.algo, part)}  # fmt: skip
         assert differing == parts, name
-    assert by_name["qmix_long_epsilon"].hyper["epsilon_decay_steps"] == 10 * base.hyper["epsilon_decay_steps"]
+
+
+@pytest.mark.parametrize("env", ["matrix_game", "smax_3m"])
+def test_what_an_algorithm_is_named_for_holds_on_every_environment(env: str) -> None:
+    assert compose(f"+env={env}", "algo=me_qmix_fixed").hyper["alpha_start"] == 0.03
+    assert compose(f"+env={env}", "algo=qmix_long_epsilon").hyper["epsilon_decay_steps"] == 500_000
+    assert compose("algo=qmix_long_epsilon", f"env={env}") == compose(f"env={env}", "algo=qmix_long_epsilon")
 
 
 def test_the_command_line_wins_over_environment_and_algorithm() -> None:
@@ -122,13 +128,20 @@ def test_iterations_reach_the_total(default: Config) -> None:
         ("hyper.gamma", float("nan"), "hyper.gamma: expected a finite number"),
         ("hyper.alpha_min", 2.0, "hyper.alpha_min: expected at most hyper.alpha_max"),
         ("hyper", {"gamma": 0.9}, "missing key 'hyper.learning_rate'"),
+        ("hyper.alpha_start", 2.0, "hyper.alpha_start: expected a number from hyper.alpha_min (0.001) to"),
+        ("hyper.alpha_end", 1e-4, "hyper.alpha_end: expected a number from hyper.alpha_min"),
+        (
+            "evaluation.policies",
+            ["greedy", "greedy"],
+            "evaluation.policies: expected greedy, sampled or both, each once",
+        ),
         ("algo.mixer", {"embed_dim": 3}, "algo.mixer: expected a section with a name"),
         ("algo.mixer", {"name": ["qmix"]}, "algo.mixer.name: expected str"),
         ("algo.rule.exploration", "greedy", "expected one of softmax, epsilon_greedy"),
         ("algo", 3, "algo: expected a section"),
         ("replay.capacity", 17, "replay.capacity: expected a multiple of train.num_envs"),
         ("train.warmup_sequences", 10**6, "train.warmup_sequences: expected at most replay.capacity"),
-        ("evaluation.policies", [], "evaluation.policies: expected at least one"),
+        ("evaluation.policies", [], "evaluation.policies: expected greedy, sampled or both"),
         ("evaluation.policies", ["random"], "evaluation.policies: expected one of greedy, sampled"),
         ("log.interval", None, "log.interval: expected int"),
     ],

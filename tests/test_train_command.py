@@ -74,6 +74,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path | None]]:
     started: list[tuple[Config, Path | None]] = []
     loop = types.ModuleType("meigm_jax.runs.loop")
     loop.run = lambda config, resume=None: started.append((config, resume))  # type: ignore[attr-defined]
+    loop.check = lambda config, resume=None: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "meigm_jax.runs.loop", loop)
     return started
 
@@ -253,4 +254,15 @@ def test_resume_refuses_a_damaged_configuration(
     assert main([f"resume={run_directory}"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: resume: cannot use") and "config.yaml" in err and err.count("\n") == 1
+    assert runs == []
+
+
+def test_nothing_starts_when_any_of_several_runs_cannot(runs: list, tmp_path: Path, capsys) -> None:
+    def check(config: Config, resume: Path | None = None) -> None:
+        if config.env.name == "smax_8m":
+            raise ConfigError("train.chunk_length: expected at least the episode limit")
+
+    sys.modules["meigm_jax.runs.loop"].check = check  # type: ignore[attr-defined]
+    assert main(["+env=smax_3m,smax_8m"]) == 2
+    assert "train.chunk_length" in capsys.readouterr().err
     assert runs == []

@@ -100,7 +100,7 @@ def _learn(
     filled: Array,
     learner: Learner,
 ) -> tuple[Learner, Metrics]:
-    env_steps = (iteration + 1) * (sizes.num_envs * sizes.chunk_length)
+    env_steps = iteration * (sizes.num_envs * sizes.chunk_length)  # as acting saw them: one step of every schedule
     update = in_turn(algorithm.update) if sizes.in_turn else algorithm.update
 
     def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:

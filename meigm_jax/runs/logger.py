@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,9 +10,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
@@ -91,8 +92,27 @@ class MetricsFile:
         os.fsync(self._descriptor)
 
 
+@contextlib.contextmanager
+def _audience(stream: TextIO) -> Iterator[None]:
+    """When `stream` turns out to be closed at its other end, send it to nowhere from now on."""
+    try:
+        yield
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with _audience(stream):
+        tqdm.write(text, file=stream)
+        stream.flush()
+
+
 class Console:
-    """A progress bar on a terminal, an occasional plain line elsewhere; messages appear above the bar."""
+    """A progress bar on a terminal, an occasional plain line elsewhere; messages appear above the bar.
+
+    Training outlives its console: a stream that nobody reads any more falls silent.
+    """
 
     def __init__(self, config: Config, env_steps: int):
         self._total = config.total_env_steps
@@ -116,12 +136,11 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line for the user."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        _print(text, sys.stdout)
 
     def warning(self, text: str) -> None:
         """One line on something that went wrong and that training survives."""
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        _print(f"warning: {text}", sys.stderr)
 
     def progress(self, env_steps: int, seconds_per_env_step: float, seeds: int, means: dict[str, float]) -> None:
         """Show where training is: `env_steps` per seed, steps/s of all seeds together, and the latest means."""
@@ -133,11 +152,12 @@ class Console:
         facts += [f"{shown[key]} {means[key]:.3g}" for key in shown if math.isfinite(means.get(key, math.nan))]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(facts), refresh=False)
-            self._bar.update(done - self._bar.n)
+            with _audience(sys.stderr):
+                self._bar.update(done - self._bar.n)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
             line = f"{100 * done / self._total:3.0f}%  {_count(done)}/{_count(self._total)} env steps, "
-            print(line + ", ".join(facts), file=sys.stderr, flush=True)
+            _print(line + ", ".join(facts), sys.stderr)
 
 
 def _count(number: float) -> str:

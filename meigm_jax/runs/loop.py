@@ -29,12 +29,25 @@ from meigm_jax.runs.logger import Console, MetricsFile, Row, Wandb, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
-from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.trainer import Trainer, make_env, make_trainer, member_hypers, member_seeds
 
 EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
+TRAIN_KEYS = (  # every training row has them; null where an algorithm has no such thing
+    "return episode_length loss_td loss_opt alpha entropy target_entropy q_tot_mean grad_norm opt_error "
+    "misalignment epsilon"
+).split()
 ALWAYS = ("loss_td", "grad_norm")  # metrics of every gradient step: NaN there is no missing value
 RENAMED = {"win": "win_rate"}
 TrainerFactory = Callable[[Config, int], Trainer]
+
+
+def check(config: Config, resume: Path | None = None) -> None:
+    """Raise ConfigError for what only the run directory and the environment itself can tell, before anything starts."""
+    if resume is None:
+        _new_run_dir(config)
+    else:
+        _old_run_dir(resume)
+    make_env(config)
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
@@ -52,10 +65,12 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
             return summary
         trainer = trainer_factory(config, Schedule(config).max_iterations)
         print(check_replay_fits(config, trainer.replay_bytes), flush=True)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        if resume is None:
+            _claim(run_dir)
+            _write_config(config, run_dir)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
-            plain = {**to_dict(config), "versions": versions()}
-            write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+            if resume is not None:
+                _write_config(config, run_dir)
             state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             console = Console(config, progress.iteration * steps_per_iteration(config))
             wandb = Wandb(config, run_dir, console)
@@ -89,6 +104,22 @@ def _new_run_dir(config: Config) -> Path:
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
     return run_dir
+
+
+def _claim(run_dir: Path) -> None:
+    """Make the run directory, for this process alone. Raises ConfigError when it can't be made or another was first."""
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        if run_dir.is_dir() and not any(run_dir.iterdir()):
+            run_dir.rmdir()
+        run_dir.mkdir()
+    except OSError as error:
+        raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    plain = {**to_dict(config), "versions": versions()}
+    write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
 
 
 def _old_run_dir(run_dir: Path) -> Path:
@@ -148,19 +179,26 @@ class Run:
     def train(self) -> dict[str, Any]:
         """All remaining iterations, then the summary."""
         self._announce_checkpoints()
+        self._report()
         while self.progress.iteration < self.schedule.last:
             self._advance()
             self.stop.armed = True
+            self._leave_if_asked()
             self._report()
             waited = time.monotonic() - self.saved_at
             last = self.progress.iteration == self.schedule.last
-            if last or self.stop.signum is not None or waited >= self.config.checkpoint.interval_seconds:
+            if last or waited >= self.config.checkpoint.interval_seconds:
                 self._save()
-            if not last:
-                self.stop.leave_if_asked()
         summary = self._finish()
         self.stop.leave_if_asked()
         return summary
+
+    def _leave_if_asked(self) -> None:
+        """On a signal, save at once and leave; what this iteration has to report is reported on resuming."""
+        if self.stop.signum is not None:
+            self._save()
+            self.console.message(f"stopped; resume: python -m meigm_jax.train resume={self.run_dir}")
+            self.stop.leave_if_asked()
 
     def _advance(self) -> None:
         """One chunk: up to the next event, and about as long as a stop signal may have to wait."""
@@ -202,17 +240,22 @@ class Run:
         self.console.progress(self.env_steps, self.size.seconds / self.steps, self.config.seeds, overall)
 
     def _report(self) -> None:
+        """The log point and the evaluation that follow the current iteration, unless they have been made."""
         iteration = self.progress.iteration
+        if iteration == self.progress.reported:
+            return
         if self.schedule.log_due(iteration):
             self._log()
         if self.schedule.evaluation_due(iteration):
             self._evaluate()
+        self.progress.reported = iteration
 
     def _log(self) -> None:
         for member, fine in enumerate(np.asarray(_all_finite(self.state.learner.params))):
             if not fine and self.progress.non_finite[member] is None:
                 self.progress.non_finite[member] = self.env_steps
-        means = [self.progress.pending.of(member) for member in range(self.config.seeds)]
+        absent = dict.fromkeys(TRAIN_KEYS)
+        means = [absent | self.progress.pending.of(member) for member in range(self.config.seeds)]
         self._write([{**self._row("train", member), **means[member]} for member in range(self.config.seeds)])
         self.progress.pending = type(self.progress.pending)()
 
@@ -293,11 +336,13 @@ class Run:
         self.progress.compile_seconds = self.compiled_before + self.clock.seconds
 
     def _finish(self) -> dict[str, Any]:
-        self.metrics.flush()
         self._update_times()
-        summary = self._summary()
-        text = to_json(summary, indent=2)
-        write_text(self.run_dir / "summary.json", text + "\n")
+        text = to_json(self._summary(), indent=2)
+        try:
+            self.metrics.flush()
+            write_text(self.run_dir / "summary.json", text + "\n")
+        except OSError as error:
+            self.console.warning(f"the last metrics or summary.json were not written, resume the run: {error}")
         self.console.close()
         self.console.message(self._table())
         return json.loads(text)

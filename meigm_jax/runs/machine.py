@@ -17,7 +17,10 @@ from meigm_jax import __version__
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = {  # memory limit -> use, of version 2 and 1
+    "/sys/fs/cgroup/memory.max": "/sys/fs/cgroup/memory.current",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+}
 
 
 def versions() -> dict[str, str]:
@@ -45,8 +48,11 @@ def free_memory() -> int:
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    limits = [Path(path).read_text().strip() for path in CGROUP_LIMITS if Path(path).is_file()]
-    return min([psutil.virtual_memory().available, *(int(limit) for limit in limits if limit.isdigit())])
+    free = [psutil.virtual_memory().available]
+    for limit, used in CGROUPS.items():
+        if Path(limit).is_file() and (text := Path(limit).read_text().strip()).isdigit():
+            free.append(int(text) - int(Path(used).read_text()))
+    return min(free)
 
 
 def check_replay_fits(config: Config, replay_bytes: int) -> str:

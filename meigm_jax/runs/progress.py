@@ -50,6 +50,7 @@ class Progress:
     final: list[dict[str, Any]]  # policy -> last evaluation
     best: list[dict[str, Any]]  # the seed's own best evaluation
     iteration: int = 0
+    reported: int = 0  # the last iteration whose log point and evaluation, if any were due, have been made
     wall_time: float = 0.0
     train_seconds: float = 0.0  # in chunks, compilation excluded
     compile_seconds: float = 0.0

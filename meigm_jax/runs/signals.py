@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the chunk in flight, save, and leave with the exit code that shells expect."""
+"""Ctrl-C, SIGTERM, a closed terminal: finish the chunk in flight, save, leave with the code that shells expect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 1.0  # for Python code to unwind when there is nothing to save
 
 
@@ -31,7 +31,8 @@ class StopSignals:
             self._reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._old = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            heard = [number for number in SIGNALS if not _is_to_be_ignored(number)]
+            self._old = {number: signal.signal(number, self._handle) for number in heard}
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -64,3 +65,8 @@ class StopSignals:
             if count > 1 or (not self.armed and not self._restored.wait(GRACE_SECONDS)):
                 os._exit(128 + byte[0])
         os.close(self._reader)
+
+
+def _is_to_be_ignored(number: int) -> bool:
+    """Whether whoever started the process (nohup) wants it to live on when the terminal closes."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN

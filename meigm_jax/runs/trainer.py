@@ -39,12 +39,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
     Raises ConfigError when the chunk is shorter than an episode can be.
     """
-    env = for_training(envs.make(config.env.name, **config.env.options), config.env.reward_scale)
-    if config.train.chunk_length < env.spec.episode_limit:
-        raise ConfigError(
-            f"train.chunk_length: expected at least the episode limit of {config.env.name} "
-            f"({env.spec.episode_limit}), got {config.train.chunk_length}"
-        )
+    env = make_env(config)
     algorithm = make_algorithm(config, env.spec)
     sizes = make_sizes(config)
     bytes_each = replay.nbytes(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype)
@@ -57,6 +52,17 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations),
         evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale),
     )
+
+
+def make_env(config: Config) -> Env:
+    """The environment as training sees it. Raises ConfigError when the chunk is shorter than an episode can be."""
+    env = for_training(envs.make(config.env.name, **config.env.options), config.env.reward_scale)
+    if config.train.chunk_length < env.spec.episode_limit:
+        raise ConfigError(
+            f"train.chunk_length: expected at least the episode limit of {config.env.name} "
+            f"({env.spec.episode_limit}), got {config.train.chunk_length}"
+        )
+    return env
 
 
 def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
@@ -112,16 +118,10 @@ def _make_run(env: Env, algorithm: Algorithm, sizes: Sizes, reward_scale: float,
             return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
 
         state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
-        return state, _reported(metrics, reward_scale)
+        return state, metrics | {"return": metrics["return"] / reward_scale}  # in the environment's own units
 
     jitted = jax.jit(run, donate_argnums=0)
     return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
-
-
-def _reported(metrics: Metrics, reward_scale: float) -> Metrics:
-    """Returns in the environment's own units, and the mean of `win` under the name that logs use."""
-    metrics = metrics | {"return": metrics["return"] / reward_scale}
-    return {"win_rate" if name == "win" else name: x for name, x in metrics.items()}
 
 
 def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float):

@@ -30,7 +30,7 @@ def test_every_environment_has_its_file_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize("name", envs.NAMES)
 def test_the_file_names_its_environment_and_states_the_defaults(name: str) -> None:
-    config = compose(f"+env={name}")
+    config = compose(f"env={name}")
     assert config["env"]["name"] == name
     assert config["env"]["options"] == envs.check_options(name, {})
     assert config["env"]["reward_scale"] == (1.0 if name == "matrix_game" else 10.0)
@@ -40,7 +40,7 @@ def test_the_file_names_its_environment_and_states_the_defaults(name: str) -> No
 
 
 def test_the_command_line_wins() -> None:
-    config = compose("+env=smax_3m", "env.reward_scale=2.0", "env.options.max_steps=30", "train.chunk_length=40")
+    config = compose("env=smax_3m", "env.reward_scale=2.0", "env.options.max_steps=30", "train.chunk_length=40")
     assert config["env"]["name"] == "smax_3m"
     assert (config["env"]["reward_scale"], config["train"]["chunk_length"]) == (2.0, 40)
     assert config["env"]["options"] == envs.check_options("smax_3m", {"max_steps": 30})

@@ -4,7 +4,10 @@ import errno
 import itertools
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +138,40 @@ def test_a_resumed_run_is_bit_identical(tmp_path, whole, monkeypatch, crash_in, 
     state, summary = train(config, tmp_path / "run")
     assert_same(state, tmp_path / "run", whole)
     assert summary["seeds"] == whole.summary["seeds"]
+
+
+@pytest.mark.parametrize("chunks", [3, 7, 20])  # a log point, a log point and an evaluation, the end
+def test_what_was_due_when_a_signal_came_is_reported_on_resuming(tmp_path, whole, monkeypatch, chunks):
+    config = fake.small_config(tmp_path / "run")
+    chunks_of(monkeypatch, 1)
+
+    def stop(state, metrics, first, count):
+        if first == chunks - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, metrics
+
+    with pytest.raises(SystemExit) as leaving:
+        train(config, change=stop)
+    assert leaving.value.code == 143
+    assert all(row["env_steps"] < 8 * chunks for row in rows_of(tmp_path / "run"))
+    _, summary = train(config, tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(whole.run_dir)
+    assert summary["seeds"] == whole.summary["seeds"]
+
+
+def test_training_outlives_a_console_that_nobody_reads(tmp_path):
+    command = f"{sys.executable} -m tests.runs.fake {tmp_path / 'run'} 0.05 2>&1 | head -n 1"
+    subprocess.run(["bash", "-c", command], cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/summary.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["env_steps"] == 160
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="run_dir: cannot make "):
+        train(fake.small_config(tmp_path / "file/run"))
 
 
 def newest(run_dir, pattern):
@@ -336,10 +373,11 @@ def test_a_replay_that_cannot_fit_is_an_error_before_anything_is_written(tmp_pat
 
 
 def test_the_cgroup_limits_the_memory(tmp_path, monkeypatch):
-    limit = tmp_path / "memory.max"
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
     limit.write_text("4096\n")
-    monkeypatch.setattr(machine, "CGROUP_LIMITS", (str(limit), str(tmp_path / "none")))
-    assert machine.free_memory() == 4096
+    used.write_text("1024\n")
+    monkeypatch.setattr(machine, "CGROUPS", {str(limit): str(used), str(tmp_path / "none"): ""})
+    assert machine.free_memory() == 3072
     limit.write_text("max\n")
     assert machine.free_memory() > 2**20
 

@@ -24,7 +24,7 @@ def wait_for(process, text):
     raise AssertionError(process.stderr.read())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_run_after_a_checkpoint(tmp_path, number, code):
     process = start(tmp_path / "run", 0.2)
     wait_for(process, "chunk 3")
