@@ -135,7 +135,7 @@ def write_readme() -> None:
         "",
         "Made by `python experiments/learning_curves.py`. Greedy evaluation, mean over seeds with the 95 % Student-t",
         "interval of the mean; in the figures the band is the range of the seeds. The JSON files hold configuration,",
-        "versions, device and cost. Steps/s are of all seeds together and were measured with two units side by side on two",
+        "versions, device and cost. Steps/s are of all seeds together, measured with two units side by side on two",
         "CPU cores: they tell what the curves cost, not how fast the trainer can be.",
         "",
         "| environment | algorithm | seeds x episodes | 400k steps | 1M steps | 2M steps | steps/s |",
