@@ -33,8 +33,8 @@ LOOKS = {  # colours that colour-blind eyes tell apart (Okabe and Ito), and dash
 }
 
 FINDINGS = [
-    "On smax_5v5 the two are alike. On smax_3m QMIX is ahead at 2M steps; the paper, on SMAC-v2, has ME-QMIX ahead. The",
-    "gap is not the entropy target: ME-QMIX with half of it (hyper.target_entropy=0.12, 3 seeds) had 0.83 at 2M steps.",
+    "On smax_5v5 the two are alike. On smax_3m QMIX is ahead at 2M steps; the paper, on SMAC-v2, has ME-QMIX ahead.",
+    "The gap is not the entropy target: ME-QMIX with half of it (hyper.target_entropy=0.12, 3 seeds) had 0.83 there.",
 ]
 
 
