@@ -189,9 +189,10 @@ DAMAGE = {
     "no manifest": lambda run_dir: (run_dir / "checkpoints/10/manifest.json").unlink(),
     "half a manifest": lambda run_dir: os.truncate(run_dir / "checkpoints/10/manifest.json", 100),
     "no learner": lambda run_dir: [p.unlink() for p in (run_dir / "checkpoints/10/state").rglob("*") if p.is_file()],
-    "changed learner": lambda run_dir: flip_a_byte(
-        max((run_dir / "checkpoints/10/state").rglob("d/*"), key=lambda path: path.stat().st_size)
-    ),
+    "changed learner": lambda run_dir: [  # every byte: a single one may be of no use to Orbax
+        path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
+        for path in (run_dir / "checkpoints/10/state").rglob("d/*")
+    ],
     "no segment": lambda run_dir: newest(run_dir, "replay/*").unlink(),
     "cut segment": lambda run_dir: os.truncate(newest(run_dir, "replay/*"), 60),
     "changed segment": lambda run_dir: flip_a_byte(newest(run_dir, "replay/*")),
