@@ -32,11 +32,6 @@ LOOKS = {  # colours that colour-blind eyes tell apart (Okabe and Ito), and dash
     "vdn": ("#009E73", ":"),
 }
 
-FINDINGS = [
-    "On smax_5v5 the two are alike. On smax_3m QMIX is ahead at 2M steps; the paper, on SMAC-v2, has ME-QMIX ahead.",
-    "The gap is not the entropy target: ME-QMIX with half of it (hyper.target_entropy=0.12, 3 seeds) had 0.83 there.",
-]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,7 +149,6 @@ def write_readme() -> None:
             speed = f"{fact['env_steps_per_second']:.0f}" if "env_steps_per_second" in fact else ""
             size = f"{fact['seeds']} x {fact['episodes']}"
             lines.append(f"| {path.stem} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
-    lines += ["", *FINDINGS]
     lines += [""] + [f"![{path.stem}]({path.name})" for path in sorted(RESULTS.glob("*.png"))]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
 
