@@ -271,6 +271,8 @@ RANGES: dict[str, tuple[Any, str]] = {
     "hyper.alpha_min": POSITIVE,
     "hyper.alpha_max": POSITIVE,
     "hyper.target_entropy": NOT_NEGATIVE,
+    "hyper.shaping_start": NOT_NEGATIVE,
+    "hyper.shaping_decay_steps": POSITIVE,
     "train.num_envs": AT_LEAST_1,
     "train.chunk_length": AT_LEAST_1,
     "train.updates_per_chunk": AT_LEAST_1,

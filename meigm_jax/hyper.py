@@ -23,3 +23,5 @@ class Hyper(NamedTuple):
     alpha_min: Any
     alpha_max: Any
     target_entropy: Any
+    shaping_start: Any
+    shaping_decay_steps: Any

@@ -29,6 +29,8 @@ class EnvSpec(NamedTuple):
     episode_limit: int  # the longest possible episode, in steps
     min_episode_length: int  # the shortest possible episode, in steps: sizes the reset pool
     outcomes: tuple[str, ...]  # keys of `info`: f32[] outcomes of the episode, read where it ends ("win", ...)
+    obs_shape: tuple[int, ...] = ()  # an observation's own shape, product O: (height, width, channels); (): flat
+    shaped: bool = False  # `info` has "shaped_reward", f32[]: of every step, for learning alone
 
 
 class TimeStep(NamedTuple):
@@ -54,6 +56,7 @@ class Trajectory(NamedTuple):
     terminated: Array  # bool[T]: the episode ended here for good
     truncated: Array  # bool[T]: the time limit, and only it, ended the episode here
     valid: Array  # bool[T]: this row is a real transition
+    shaped_reward: Array | None = None  # f32[T]: scaled as the reward, weighted only when learnt from; None: no shaping
 
 
 class Env(NamedTuple):

@@ -25,10 +25,11 @@ PART_MEANINGS = {
     "algo.temperature": "weight of the entropy",
 }
 OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
+    "channels": "filters of each convolution",
     "embed_dim": "width of the mixing layer",
     "entropy": "the policy's entropy: the sum over actions, or the log-probability of a sampled one",
     "exploration": "how actions are chosen in training",
-    "hidden_dim": "units of the recurrent layer",
+    "hidden_dim": "units of the agent's hidden layers",
     "hypernet_dim": "hidden units of the networks that make weights from the state",
     "mask_dead": "leave out agents that have no choice to make",
     "max_steps": "time limit of an episode, env steps",

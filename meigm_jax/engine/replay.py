@@ -22,6 +22,7 @@ class Replay(NamedTuple):
     terminated: Array  # bool[C, T]
     truncated: Array  # bool[C, T]
     valid: Array  # bool[C, T]
+    shaped_reward: Array | None  # f32[C, T]; None where the environment shapes nothing
 
 
 def init(spec: EnvSpec, capacity: int, length: int, dtype: Any) -> Replay:
@@ -38,6 +39,7 @@ def init(spec: EnvSpec, capacity: int, length: int, dtype: Any) -> Replay:
         terminated=flags[0],
         truncated=flags[1],
         valid=flags[2],
+        shaped_reward=jnp.zeros((capacity, length)) if spec.shaped else None,
     )
 
 
@@ -69,9 +71,9 @@ def sample(replay: Replay, key: Array, filled: Array, batch_size: int, return_we
         index = jax.random.categorical(key, jnp.where(used, return_weight * returns, -jnp.inf), shape=(batch_size,))
     else:
         index = jax.random.randint(key, (batch_size,), 0, filled)
-    rows = Replay(*(jnp.swapaxes(leaf[index], 0, 1) for leaf in replay))
+    rows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf[index], 0, 1), replay)
     action = rows.action.astype(jnp.int32)
     before = jnp.concatenate([jnp.full_like(action[:1], -1), action])
     last_action = jnp.where(rows.first[..., None], -1, before)
     at = TimeStep(rows.obs.astype(jnp.float32), rows.state.astype(jnp.float32), rows.avail, rows.first, last_action)
-    return Trajectory(at, action, rows.reward, rows.terminated, rows.truncated, rows.valid)
+    return Trajectory(at, action, *rows[5:])

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     terminated: Array
     truncated: Array
     valid: Array
+    shaped_reward: Array | None
     info: Metrics
 
 
@@ -71,7 +72,7 @@ def collect(
 
     last, rows = jax.lax.scan(row, start, jax.random.split(k_rows, length))
     every_at = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), rows.at, last.at)
-    trajectory = Trajectory(every_at, rows.action, rows.reward, rows.terminated, rows.truncated, rows.valid)
+    trajectory = Trajectory(every_at, *rows[1:-1])
     return Collected(trajectory, first_episodes(rows))
 
 
@@ -98,7 +99,8 @@ def _row(
     fresh = jax.tree.map(lambda x: x[jnp.arange(num_envs), index], pool)
     env_state, at = jax.tree.map(lambda f, s: _where(running.ended, f, s), fresh, (env_state, at))
     valid = ~running.ended
-    row = Row(running.at, action, reward * valid, terminated & valid, truncated & valid, valid, info)
+    shaped = info.pop("shaped_reward") * valid if env.spec.shaped else None
+    row = Row(running.at, action, reward * valid, terminated & valid, truncated & valid, valid, shaped, info)
     return Running(env_state, at, carry, row.terminated | row.truncated, episode), row
 
 
@@ -108,7 +110,10 @@ def first_episodes(rows: Row) -> Metrics:
     ended = (rows.terminated | rows.truncated) & first
     at_end = {name: jnp.sum(x * ended, axis=0) for name, x in rows.info.items()}
     length = jnp.sum(first, axis=0).astype(jnp.float32)
-    return {"return": jnp.sum(rows.reward * first, axis=0), "episode_length": length} | at_end
+    sums = {"return": jnp.sum(rows.reward * first, axis=0), "episode_length": length}
+    if rows.shaped_reward is not None:
+        sums["shaped_return"] = jnp.sum(rows.shaped_reward * first, axis=0)
+    return sums | at_end
 
 
 def _where(condition: Array, x: Array, y: Array) -> Array:

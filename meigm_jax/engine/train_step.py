@@ -16,7 +16,8 @@ from jax.custom_batching import custom_vmap
 
 from meigm_jax.engine import replay as replays
 from meigm_jax.engine.rollout import collect
-from meigm_jax.types import Algorithm, Array, Env, Hyper, Learner, Metrics
+from meigm_jax.ops import policies
+from meigm_jax.types import Algorithm, Array, Env, Hyper, Learner, Metrics, Trajectory
 
 
 class Sizes(NamedTuple):
@@ -107,6 +108,7 @@ def _learn(
         key, count = xs
         k_sample, k_update = jax.random.split(key)
         batch = replays.sample(replay, k_sample, filled, sizes.batch_size, sizes.return_weight)
+        batch = with_shaping(batch, learner.hyper, env_steps)
         learner, metrics = update(learner, k_update, batch, env_steps)
         due = count % sizes.target_update_interval == 0
         target = jax.lax.cond(due, lambda: learner.params, lambda: learner.target)
@@ -116,6 +118,17 @@ def _learn(
     keys = jax.random.split(key, sizes.updates_per_chunk)
     learner, metrics = jax.lax.scan(gradient_step, learner, (keys, counts))
     return learner, {name: jnp.mean(x) for name, x in metrics.items()}
+
+
+def with_shaping(batch: Trajectory, hyper: Hyper, step: Array) -> Trajectory:
+    """`batch` with its shaped rewards added, at a weight that falls linearly to zero; all of it at today's weight.
+
+    Mixed here and not when it was collected: a replay full of earlier weights would pay for what no longer counts.
+    """
+    if batch.shaped_reward is None:
+        return batch
+    weight = policies.linear_schedule(hyper.shaping_start, 0.0, hyper.shaping_decay_steps, step)
+    return batch._replace(reward=batch.reward + weight * batch.shaped_reward, shaped_reward=None)
 
 
 def in_turn(update: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,10 +18,15 @@ SMAX_MAPS = (
     "3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z 8m_vs_9m"
 ).split()  # fmt: skip
 
+OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord counter_circuit".split()
+
 # Names of a suite's environments -> the suite: its maker and the options it takes.
 SUITES = {
     tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Part(
         "meigm_jax.envs.smax:make", max_steps=100, walls_cause_death=True, see_enemy_actions=True
+    ),
+    tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Part(
+        "meigm_jax.envs.overcooked:make", max_steps=400
     ),
     ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.matrix:check_payoff")),
 }

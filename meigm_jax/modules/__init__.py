@@ -4,6 +4,8 @@ from meigm_jax.registry import OneOf, Part
 
 AGENTS = {
     "gru": Part("meigm_jax.modules.agent:make_gru", hidden_dim=64),
+    "mlp": Part("meigm_jax.modules.agent:make_mlp", hidden_dim=64),
+    "cnn": Part("meigm_jax.modules.agent:make_cnn", hidden_dim=64, channels=32),
 }
 OPTS = {
     "affine": Part("meigm_jax.modules.opt:make_affine", hypernet_dim=64, mask_dead=True),

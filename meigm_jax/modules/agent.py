@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import chex
 import flax.linen as nn
 import jax
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 
 from meigm_jax.modules import gru
 from meigm_jax.modules.layers import Linear, dense, run, uniform_fan_in
+from meigm_jax.registry import ConfigError
 from meigm_jax.types import Agent, Array, EnvSpec, Params, TimeStep
 
 
@@ -68,9 +72,81 @@ class GRUUtility(nn.Module):
         return self.head(h), h
 
 
+class MLPUtility(nn.Module):
+    """Linear, ReLU, Linear, ReLU, Linear: no memory, for observations that tell everything."""
+
+    spec: EnvSpec
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self, at: TimeStep) -> tuple[Array, Array]:
+        """Time steps [...] -> (q [..., N, A], features [..., N, H])."""
+        x = nn.relu(Encoder(self.spec, self.hidden_dim, name="encode")(at.obs, at.last_action))
+        features = nn.relu(Linear(self.hidden_dim, name="hidden")(x))
+        return Linear(self.spec.num_actions, name="head")(features), features
+
+
+class CNNUtility(nn.Module):
+    """Two 3 x 3 convolutions with ReLU, then Linear, ReLU, Linear; no memory. For observations that are images."""
+
+    spec: EnvSpec
+    hidden_dim: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, at: TimeStep) -> tuple[Array, Array]:
+        """Time steps [...] -> (q [..., N, A], features [..., N, H])."""
+        height, width, depth = self.spec.obs_shape
+        x = at.obs.reshape(-1, height, width, depth)
+        for number, fan_in in enumerate((9 * depth, 9 * self.channels)):
+            init = uniform_fan_in(fan_in)
+            x = nn.relu(nn.Conv(self.channels, (3, 3), kernel_init=init, bias_init=init, name=f"conv_{number}")(x))
+        seen = self.spec._replace(obs_dim=height * width * self.channels)
+        x = x.reshape(*at.obs.shape[:-1], seen.obs_dim)
+        features = nn.relu(Encoder(seen, self.hidden_dim, name="encode")(x, at.last_action))
+        return Linear(self.spec.num_actions, name="head")(features), features
+
+
 def make_gru(spec: EnvSpec, hidden_dim: int) -> Agent:
     """A recurrent agent with hidden size H = hidden_dim."""
     module = GRUUtility(spec, hidden_dim)
+
+    def init_carry(num_envs: int) -> Array:
+        return jnp.zeros((num_envs, spec.num_agents, hidden_dim))
+
+    def step(params: Params, carry: Array, at: TimeStep) -> tuple[Array, Array, Array]:
+        q, h = run(module, params, at, jnp.where(at.first[:, None, None], 0.0, carry), method="step")
+        return q, h, h
+
+    return Agent(_init(module, spec), init_carry, step, partial(run, module))
+
+
+def make_mlp(spec: EnvSpec, hidden_dim: int) -> Agent:
+    """An agent without memory, hidden size H = hidden_dim."""
+    return _feedforward(MLPUtility(spec, hidden_dim), spec)
+
+
+def make_cnn(spec: EnvSpec, hidden_dim: int, channels: int) -> Agent:
+    """An agent without memory that sees images. Raises ConfigError where observations have no height and width."""
+    if len(spec.obs_shape) != 3:
+        raise ConfigError(
+            f"algo.agent.name: cnn needs observations of height x width x channels, {spec.name} has vectors of "
+            f"{spec.obs_dim}; choose gru or mlp"
+        )
+    return _feedforward(CNNUtility(spec, hidden_dim, channels), spec)
+
+
+def _feedforward(module: nn.Module, spec: EnvSpec) -> Agent:
+    """The agent of a module that maps time steps, whatever their leading axes; its memory is empty."""
+
+    def step(params: Params, carry: tuple[()], at: TimeStep) -> tuple[Array, Array, tuple[()]]:
+        return *run(module, params, at), carry
+
+    return Agent(_init(module, spec), lambda num_envs: (), step, partial(run, module))
+
+
+def _init(module: nn.Module, spec: EnvSpec) -> Callable[[Array], Params]:
+    """key -> the parameters of an agent's module."""
     agents = (1, 1, spec.num_agents)
 
     def init(key: Array) -> Params:
@@ -83,14 +159,4 @@ def make_gru(spec: EnvSpec, hidden_dim: int) -> Agent:
         )
         return module.init(key, nothing)
 
-    def init_carry(num_envs: int) -> Array:
-        return jnp.zeros((num_envs, spec.num_agents, hidden_dim))
-
-    def step(params: Params, carry: Array, at: TimeStep) -> tuple[Array, Array, Array]:
-        q, h = run(module, params, at, jnp.where(at.first[:, None, None], 0.0, carry), method="step")
-        return q, h, h
-
-    def unroll(params: Params, at: TimeStep) -> tuple[Array, Array]:
-        return run(module, params, at)
-
-    return Agent(init, init_carry, step, unroll)
+    return init

@@ -118,10 +118,15 @@ def _make_run(env: Env, algorithm: Algorithm, sizes: Sizes, reward_scale: float,
             return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
 
         state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
-        return state, metrics | {"return": metrics["return"] / reward_scale}  # in the environment's own units
+        return state, _in_own_units(metrics, reward_scale)
 
     jitted = jax.jit(run, donate_argnums=0)
     return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
+
+
+def _in_own_units(outcomes: Metrics, reward_scale: float) -> Metrics:
+    """Returns in the environment's units; training sees them scaled."""
+    return outcomes | {name: outcomes[name] / reward_scale for name in ("return", "shaped_return") if name in outcomes}
 
 
 def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float):
@@ -130,7 +135,7 @@ def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: 
         found = evaluation.evaluate(
             env, algorithm, learner, key, step, episodes=episodes, num_envs=envs_used, greedy=greedy
         )
-        return found | {"return": found["return"] / reward_scale}
+        return _in_own_units(found, reward_scale)
 
     jitted = jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None)), static_argnums=(3, 4, 5))
 

@@ -1,0 +1,90 @@
+"""JaxMARL's Overcooked: two cooks, onion soup, 20 points for every delivery."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meigm_jax.envs.quiet import quiet
+from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
+
+with quiet():
+    from jaxmarl.environments.overcooked import Overcooked, overcooked_layouts
+
+# What the channels of JaxMARL's observation that aren't flags count up to.
+LARGEST = {16: 3, 17: 3, 18: 3, 19: 3, 20: 20}  # onions and tomatoes in a pot or a soup; cooking time left
+CHANNELS = 26
+
+
+def make(name: str, max_steps: int = 400) -> Env:
+    """The layout `name` ("overcooked_cramped_room"); its values are those of JaxMARL's `reset` and `step_env`.
+
+    An observation is JaxMARL's image [height, width, 26], flattened; the state is the first cook's, who sees the whole
+    kitchen. An episode always ends by its time limit. `info["shaped_reward"]` is the sum over both cooks.
+    """
+    return _make(name, max_steps)
+
+
+@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
+def _make(name: str, max_steps: int) -> Env:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it prefers its second version, the literature this one
+        kitchen = Overcooked(layout=overcooked_layouts[name.removeprefix("overcooked_")], max_steps=max_steps)
+
+    def reset(key: Array) -> tuple[Any, TimeStep]:
+        obs, env_state = kitchen.reset(key)
+        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
+        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
+        return env_state, _time_step(kitchen, obs, True, jnp.full(kitchen.num_agents, -1, jnp.int32))
+
+    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
+        obs, env_state, rewards, dones, info = kitchen.step_env(
+            key, env_state, dict(zip(kitchen.agents, action, strict=True))
+        )
+        shaped = sum(info["shaped_reward"].values(), jnp.zeros(()))
+        at = _time_step(kitchen, obs, False, action)
+        # The reward is the team's: both cooks get the same.
+        return env_state, at, rewards["agent_0"], jnp.asarray(False), dones["__all__"], {"shaped_reward": shaped}
+
+    return Env(_spec(name, kitchen), reset, step, functools.partial(_normalise, kitchen))
+
+
+def _spec(name: str, kitchen: Overcooked) -> EnvSpec:
+    shape = (kitchen.height, kitchen.width, CHANNELS)
+    return EnvSpec(
+        name=name,
+        num_agents=kitchen.num_agents,
+        num_actions=len(kitchen.action_set),
+        obs_dim=int(np.prod(shape)),
+        state_dim=int(np.prod(shape)),
+        episode_limit=kitchen.max_steps,
+        min_episode_length=kitchen.max_steps,
+        outcomes=(),
+        obs_shape=shape,
+        shaped=True,
+    )
+
+
+def _time_step(kitchen: Overcooked, obs: Any, first: bool, last_action: Array) -> TimeStep:
+    flat = jnp.stack([obs[agent].ravel() for agent in kitchen.agents]).astype(jnp.float32)
+    return TimeStep(
+        obs=flat,
+        state=flat[0],
+        avail=jnp.ones((kitchen.num_agents, len(kitchen.action_set)), bool),
+        first=jnp.asarray(first),
+        last_action=last_action,
+    )
+
+
+def _normalise(kitchen: Overcooked, at: TimeStep) -> TimeStep:
+    """Counts and times to order one; everything else is flags."""
+    largest = np.ones((kitchen.height, kitchen.width, CHANNELS), np.float32)
+    for channel, value in LARGEST.items():
+        largest[..., channel] = value
+    scale = 1.0 / largest.ravel()
+    return at._replace(obs=at.obs * scale, state=at.state * scale)
