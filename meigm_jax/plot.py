@@ -49,7 +49,9 @@ their seed are pooled; a line ends where the first of its seeds ends.
 
   python -m meigm_jax.plot runs/smax_5v5 --out curves.png
   python -m meigm_jax.plot runs --metric alpha --out alpha.pdf
-  python -m meigm_jax.plot runs/smax_5v5 --aggregate iqm --interval range --out curves.svg"""
+  python -m meigm_jax.plot runs/smax_5v5 --aggregate iqm --interval range --out curves.svg
+
+Exit codes: 0 success; 2 wrong use."""
 
 
 class Parser(argparse.ArgumentParser):

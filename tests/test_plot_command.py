@@ -217,6 +217,8 @@ def test_every_algorithm_keeps_its_look_and_is_told_apart_without_colour():
 def test_configurations_of_an_algorithm_differ_in_line_style_marker_and_lightness():
     looks = plot.looks([blank("me_qmix")] * 4 + [blank("qmix")] * 4)
     assert len({(look["linestyle"], look["marker"]) for look in looks}) == 8
+    for four in (looks[:4], looks[4:]):
+        assert len({look["linestyle"] for look in four}) == len({look["marker"] for look in four}) == 4
     lightness = [float(np.mean(matplotlib.colors.to_rgb(look["color"]))) for look in looks]
     assert lightness[:4] == sorted(set(lightness[:4])) and lightness[4:] == sorted(set(lightness[4:]))
 
