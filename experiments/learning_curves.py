@@ -3,8 +3,8 @@
     python experiments/learning_curves.py smax_3m --algos qmix me_qmix --seeds 3 --steps 2e6
 
 One unit is one environment and one algorithm. A unit that was interrupted goes on where it was saved, a finished one is
-not run again; figures are made anew from everything that was run. Runs go to experiments/runs/learning_curves/,
-results to experiments/results/learning_curves/.
+not run again. CSV files are made anew from the runs that are there, figures and the table from the CSV files. Runs go
+to experiments/runs/learning_curves/, results to experiments/results/learning_curves/.
 """
 
 import argparse
@@ -13,24 +13,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from meigm_jax import train
+from meigm_jax import plot, train
 from meigm_jax.runs import curves
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs" / "learning_curves"
 RESULTS = HERE / "results" / "learning_curves"
-LOOKS = {  # colours that colour-blind eyes tell apart (Okabe and Ito), and dashes for print
-    "me_qmix": ("#D55E00", "-"),
-    "qmix": ("#0072B2", "--"),
-    "me_vdn": ("#CC79A7", "-"),
-    "vdn": ("#009E73", ":"),
-}
 
 
 def main() -> None:
@@ -48,6 +38,8 @@ def main() -> None:
     for folder in sorted(RUNS.glob("*")):
         if runs := [run for run in sorted(folder.glob("*")) if evaluated(run)]:
             report(folder.name, runs)
+    for path in RESULTS.glob("*.csv"):
+        draw(path)
     write_readme()
 
 
@@ -77,12 +69,12 @@ def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:
 
 
 def report(env: str, runs: list[Path]) -> None:
-    """The CSV and the figure of one environment."""
+    """The CSV of one environment, and the facts about its runs."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    metric = "win_rate" if any("win_rate" in row for row in curves.read_rows(runs[0])) else "return"
-    found = {run.name: curves.curve(run, metric) for run in runs}
-    write_csv(RESULTS / f"{env}.csv", metric, found)
-    draw(RESULTS / f"{env}.png", env, metric, found)
+    members = [member for run in runs for member in curves.read_members(run)]
+    measure = curves.choose(members, kind="eval", policy="greedy")
+    lines = curves.pool(members, measure, print)
+    write_csv(RESULTS / f"{env}.csv", measure.metric, {line.algo: line.curve for line in lines})
     facts = {run.name: unit_facts(run) for run in runs}
     (RESULTS / f"{env}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -111,21 +103,11 @@ def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
                 writer.writerows([algo, member, int(step), round(float(value), 5)] for step, value in rows)
 
 
-def draw(path: Path, env: str, metric: str, found: dict[str, curves.Curve]) -> None:
-    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
-    for algo, curve in found.items():
-        colour, dashes = LOOKS.get(algo, ("#555555", "-."))
-        steps = curve.env_steps / 1e6
-        axes.plot(steps, curve.values.mean(axis=0), dashes, color=colour, linewidth=2, label=algo)
-        axes.fill_between(steps, curve.values.min(axis=0), curve.values.max(axis=0), color=colour, alpha=0.18, lw=0)
-    seeds = max(curve.values.shape[0] for curve in found.values())
-    axes.set(xlabel="env steps per seed (millions)", ylabel=f"greedy {metric.replace('_', ' ')}", title=env)
-    if metric == "win_rate":
-        axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", title=f"mean and range of {seeds} seeds")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def draw(path: Path) -> None:
+    """The figure of one environment, beside its CSV."""
+    measure, found = read_csv(path)
+    lines = [curves.Line(algo, "", curve) for algo, curve in found.items()]
+    plot.draw(path.with_suffix(".png"), plot.figure(lines, path.stem, measure))
 
 
 def write_readme() -> None:
@@ -134,16 +116,16 @@ def write_readme() -> None:
         "# Learning curves",
         "",
         "Made by `python experiments/learning_curves.py`. Greedy evaluation, mean over seeds with the 95 % Student-t",
-        "interval of the mean; in the figures the band is the range of the seeds. The JSON files hold configuration,",
-        "versions, device and cost. Steps/s are of all seeds together, measured with two units side by side on two",
-        "CPU cores: they tell what the curves cost, not how fast the trainer can be.",
+        "interval of the mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON",
+        "files hold configuration, versions, device and cost. Steps/s are of all seeds together, measured with two",
+        "units side by side on two CPU cores: they tell what the curves cost, not how fast the trainer can be.",
         "",
         "| environment | algorithm | seeds x episodes | 400k steps | 1M steps | 2M steps | steps/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for path in sorted(RESULTS.glob("*.csv")):
         facts = json.loads(path.with_suffix(".json").read_text())
-        for algo, curve in read_csv(path).items():
+        for algo, curve in read_csv(path)[1].items():
             cells = [cell(curve, steps) for steps in (400_000, 1_000_000, 2_000_000)]
             fact = facts[algo]
             speed = f"{fact['env_steps_per_second']:.0f}" if "env_steps_per_second" in fact else ""
@@ -153,7 +135,8 @@ def write_readme() -> None:
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
 
 
-def read_csv(path: Path) -> dict[str, curves.Curve]:
+def read_csv(path: Path) -> tuple[curves.Measure, dict[str, curves.Curve]]:
+    """What was measured, and each algorithm's curve."""
     with path.open() as file:
         header, *rows = list(csv.reader(file))
     assert header[:3] == ["algo", "member", "env_steps"]
@@ -164,7 +147,7 @@ def read_csv(path: Path) -> dict[str, curves.Curve]:
         members = sorted({int(row[1]) for row in mine})
         values = {(int(row[1]), int(row[2])): float(row[3]) for row in mine}
         found[algo] = curves.Curve(np.array(steps), np.array([[values[m, t] for t in steps] for m in members]))
-    return found
+    return curves.Measure(header[3], "eval", "greedy"), found
 
 
 def cell(curve: curves.Curve, steps: int) -> str:
