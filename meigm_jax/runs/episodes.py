@@ -16,6 +16,7 @@ from meigm_jax.envs.training import for_training
 from meigm_jax.runs.curves import interval
 from meigm_jax.runs.loop import RENAMED
 from meigm_jax.runs.restore import Restored
+from meigm_jax.types import Array, Metrics
 
 EVALUATION = 2**31 + 2  # folded into a member's key: draws nothing that training and its evaluations draw
 RATE = "win_rate"  # the metric that is a share of episodes
@@ -47,20 +48,25 @@ def play(restored: Restored, episodes: int, policy: str, seed: int = 0) -> Playe
     one = partial(watch, env, restored.algorithm, num_envs=num_envs, greedy=policy == "greedy")
     play_round = jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
     base = _fold_in(_fold_in(restored.key, EVALUATION), seed)
-    rounds, first_states = [], None
+    rounds: list[dict[str, np.ndarray]] = []
+    first: Any = None
     for number in tqdm(range(-(-episodes // num_envs)), unit="round", disable=None, leave=False):
         outcomes, states = play_round(restored.learner, _fold_in(base, number), step)
-        rounds.append({name: np.asarray(x, np.float64) for name, x in outcomes.items()})
-        first_states = states if first_states is None else first_states
-    joined = {RENAMED.get(n, n): np.concatenate([r[n] for r in rounds], axis=1)[:, :episodes] for n in rounds[0]}
-    metrics = {name: joined[name] for name in [*FIRST, *joined] if name in joined}
+        rounds.append(_named(outcomes))
+        first = jax.tree.map(lambda x: x[0], states) if number == 0 else first
+    names = sorted(rounds[0], key=lambda name: (*FIRST, name).index(name))
+    metrics = {name: np.concatenate([each[name] for each in rounds], axis=1)[:, :episodes] for name in names}
     length = int(metrics["episode_length"][0, 0])
-    states = jax.device_get(jax.tree.map(lambda x: x[0, : length + 1], first_states))
-    return Played(metrics, [jax.tree.map(lambda x, t=t: x[t], states) for t in range(length + 1)])
+    first = jax.device_get(first)
+    return Played(metrics, [jax.tree.map(lambda x, t=t: x[t], first) for t in range(length + 1)])
 
 
-def _fold_in(keys: jax.Array, number: int) -> jax.Array:
+def _fold_in(keys: Array, number: int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def _named(outcomes: Metrics) -> dict[str, np.ndarray]:
+    return {RENAMED.get(name, name): np.asarray(x, np.float64) for name, x in outcomes.items()}
 
 
 def over_episodes(name: str, values: np.ndarray) -> Estimate:
