@@ -11,10 +11,11 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from meigm_jax.config import Config, build, to_dict
 from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.runs.saved import read_config
 from meigm_jax.usage import CONFIGS, GROUPS, choices, usage
 
 LITERAL = ("resume", "run_dir", "name")  # taken as they are: paths may hold what Hydra's grammar reserves
@@ -146,7 +147,7 @@ def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resumed(command: Command, path: Path) -> Job:
     """The run in `path` with the values that may change. Raises ConfigError on any other change."""
-    old = _saved(path)
+    old = read_config(path, "resume")
     chosen = {f"{group}.name": name for group, names in command.groups.items() for name in names}
     new = build(_with_values(to_dict(old), chosen | command.values))
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
@@ -159,22 +160,6 @@ def _resumed(command: Command, path: Path) -> Job:
             f"total_env_steps: can only grow on resume ({old.total_env_steps} in {path}), got {new.total_env_steps}"
         )
     return Job(new, path)
-
-
-def _saved(path: Path) -> Config:
-    """The configuration that the run in `path` was started with. Raises ConfigError if there is none."""
-    from omegaconf import OmegaConf
-
-    file = path / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"resume: '{path}' is not a run directory (it has no config.yaml)")
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(file))
-        if isinstance(tree, dict):
-            tree.pop("versions", None)
-        return build(cast(Mapping[str, Any], tree))
-    except Exception as error:  # the YAML parser has many ways to say that a file is damaged
-        raise ConfigError(f"resume: cannot use '{file}': {error}") from error
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -6,10 +6,11 @@ N agents, O observation size, G global-state size, A actions, H hidden size. Bat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from meigm_jax.hyper import Hyper as Hyper
 
@@ -67,6 +68,8 @@ class Env(NamedTuple):
     # key, env_state, i32[N] -> (env_state, time step, reward f32[], terminated, truncated, info)
     step: Callable[[Array, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
     normalise: Callable[[TimeStep], TimeStep]  # observations and state to order one; what training reads
+    # env states of one episode (leaves np.ndarray) -> one picture each, u8[height, width, 3]; runs on the host
+    render: Callable[[Sequence[Any]], Sequence[np.ndarray]] | None = None
 
 
 class MixInput(NamedTuple):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
-from meigm_jax.engine.rollout import collect
+from meigm_jax.engine.rollout import Collected, collect
 from meigm_jax.types import Algorithm, Array, Env, Learner, Metrics
 
 
@@ -27,17 +30,47 @@ def evaluate(
     rounds = -(-episodes // num_envs)
 
     def play(key: Array) -> Metrics:
-        return collect(
-            env,
-            algorithm,
-            learner,
-            key,
-            step,
-            num_envs=num_envs,
-            length=env.spec.episode_limit,
-            greedy=greedy,
-            pool_size=1,
-        ).outcomes
+        return _round(env, algorithm, learner, key, step, num_envs, greedy).outcomes
 
     outcomes = jax.lax.map(play, jax.random.split(key, rounds))
     return {name: x.reshape(-1)[:episodes] for name, x in outcomes.items()}
+
+
+def watch(
+    env: Env, algorithm: Algorithm, learner: Learner, key: Array, step: Array, *, num_envs: int, greedy: bool
+) -> tuple[Metrics, Any]:
+    """One round of `evaluate`: outcomes f32[num_envs] each, and the env states [T + 1] of its first environment.
+
+    The first episode_length + 1 of these are the first episode, from its start to its end; the rest is of no use.
+    """
+
+    def first(env_states: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], env_states)
+
+    collected = _round(env, algorithm, learner, key, step, num_envs, greedy, first)
+    return collected.outcomes, collected.kept
+
+
+def _round(
+    env: Env,
+    algorithm: Algorithm,
+    learner: Learner,
+    key: Array,
+    step: Array,
+    num_envs: int,
+    greedy: bool,
+    keep: Callable[[Any], Any] = lambda env_states: (),
+) -> Collected:
+    """One whole episode of each environment."""
+    return collect(
+        env,
+        algorithm,
+        learner,
+        key,
+        step,
+        num_envs=num_envs,
+        length=env.spec.episode_limit,
+        greedy=greedy,
+        pool_size=1,
+        keep=keep,
+    )

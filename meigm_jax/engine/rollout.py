@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ class Collected(NamedTuple):
 
     trajectory: Trajectory  # [T + 1, E] and [T, E]
     outcomes: Metrics  # f32[E]: return, episode_length and spec.outcomes
+    kept: Any  # what `keep` made of the env states of each time step, [T + 1]
 
 
 class Running(NamedTuple):
@@ -51,12 +53,14 @@ def collect(
     length: int,
     greedy: bool = False,
     pool_size: int | None = None,
+    keep: Callable[[Any], Any] = lambda env_state: (),
 ) -> Collected:
     """`length` rows of `num_envs` environments, each starting at an episode start.
 
     Ended episodes go on in a state from a pool that is reset once per chunk (a reset inside every step would cost a
     third of SMAX's step). `pool_size` start states per environment suffice for the shortest episodes; when even more
-    episodes end, the last one is used again. `step` is the env-step count that schedules see.
+    episodes end, the last one is used again. `step` is the env-step count that schedules see. `keep` says what to keep
+    of the env states, whose leaves have the axis E.
     """
     if pool_size is None:
         pool_size = 1 + length // (env.spec.min_episode_length + 1)
@@ -67,13 +71,13 @@ def collect(
         env_state, at, algorithm.init_carry(num_envs), jnp.zeros(num_envs, bool), jnp.zeros(num_envs, jnp.int32)
     )
 
-    def row(running: Running, key: Array) -> tuple[Running, Row]:
-        return _row(env, algorithm, learner, pool, pool_size, step, greedy, running, key)
+    def row(running: Running, key: Array) -> tuple[Running, tuple[Row, Any]]:
+        after, row = _row(env, algorithm, learner, pool, pool_size, step, greedy, running, key)
+        return after, (row, keep(running.env_state))
 
-    last, rows = jax.lax.scan(row, start, jax.random.split(k_rows, length))
-    every_at = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), rows.at, last.at)
-    trajectory = Trajectory(every_at, *rows[1:-1])
-    return Collected(trajectory, first_episodes(rows))
+    last, (rows, kept) = jax.lax.scan(row, start, jax.random.split(k_rows, length))
+    trajectory = Trajectory(_append(rows.at, last.at), *rows[1:-1])
+    return Collected(trajectory, first_episodes(rows), _append(kept, keep(last.env_state)))
 
 
 def _row(
@@ -119,3 +123,8 @@ def first_episodes(rows: Row) -> Metrics:
 def _where(condition: Array, x: Array, y: Array) -> Array:
     """jnp.where with condition [E] against leaves [E, ...]."""
     return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - 1)), x, y)
+
+
+def _append(rows: Any, last: Any) -> Any:
+    """Leaves [T, ...] and [...] -> [T + 1, ...]."""
+    return jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), rows, last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -51,7 +52,7 @@ def _make(name: str, max_steps: int) -> Env:
         # The reward is the team's: both cooks get the same.
         return env_state, at, rewards["agent_0"], jnp.asarray(False), dones["__all__"], {"shaped_reward": shaped}
 
-    return Env(_spec(name, kitchen), reset, step, functools.partial(_normalise, kitchen))
+    return Env(_spec(name, kitchen), reset, step, functools.partial(_normalise, kitchen), _render)
 
 
 def _spec(name: str, kitchen: Overcooked) -> EnvSpec:
@@ -88,3 +89,20 @@ def _normalise(kitchen: Overcooked, at: TimeStep) -> TimeStep:
         largest[..., channel] = value
     scale = 1.0 / largest.ravel()
     return at._replace(obs=at.obs * scale, state=at.state * scale)
+
+
+def _render(env_states: Sequence[Any]) -> list[np.ndarray]:
+    """JaxMARL's picture of each kitchen: cooks, what they carry, and the pots."""
+    with quiet():
+        from jaxmarl.viz.overcooked_visualizer import OvercookedVisualizer
+
+    def draw(env_state: Any) -> np.ndarray:
+        kitchen, (height, width) = np.asarray(env_state.maze_map), env_state.wall_map.shape
+        border = (kitchen.shape[0] - height) // 2, (kitchen.shape[1] - width) // 2
+        return OvercookedVisualizer._render_grid(
+            kitchen[border[0] : border[0] + height, border[1] : border[1] + width],
+            agent_dir_idx=np.asarray(env_state.agent_dir_idx),
+            agent_inv=np.asarray(env_state.agent_inv),
+        )
+
+    return [draw(env_state) for env_state in env_states]

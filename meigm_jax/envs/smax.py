@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
 with quiet():
-    from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario, map_name_to_scenario
+    from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX, Scenario, map_name_to_scenario
 
 SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
 # Sizes the pool of start states; beyond it they repeat, so a typical minimum serves better than the bound. That is 1: a
@@ -20,6 +22,7 @@ SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "sm
 # 8 steps when actions were random, 4 when everybody marched straight into a wall.
 MIN_EPISODE_LENGTH = 5
 LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
+PICTURE = 384  # pixels, both ways
 
 
 def make(name: str, max_steps: int = 100, walls_cause_death: bool = True, see_enemy_actions: bool = True) -> Env:
@@ -53,7 +56,8 @@ def _make(name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions:
         # The reward is the team's: every agent gets the same.
         return env_state, time_step, rewards[smax.agents[0]], terminated, dones["__all__"] & ~terminated, info
 
-    return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax))
+    render = functools.partial(_render, _scenario(name.removeprefix("smax_")))
+    return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax), render)
 
 
 def _scenario(map_name: str) -> Scenario:
@@ -98,3 +102,24 @@ def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
     cooldown = jnp.clip(cooldown / LONGEST_COOLDOWN, 0.0, 1.0)  # an idle unit's falls below zero without end
     units = jnp.concatenate([health, x / smax.map_width, y / smax.map_height, cooldown, one_hot], axis=-1)
     return time_step._replace(state=jnp.concatenate([units.ravel(), teams, types / (num_types - 1)]))
+
+
+def _render(scenario: Scenario, env_states: Sequence[Any]) -> list[np.ndarray]:
+    """JaxMARL's picture of each state: units with their types, the hit ones lighter, bullets of the step before it."""
+    from matplotlib.figure import Figure
+
+    smax = SMAX(scenario=scenario)
+    for name in ("unit_type_radiuses", "unit_type_attack_ranges"):  # looked up for every unit: NumPy is quicker
+        setattr(smax, name, np.asarray(getattr(smax, name)))
+    figure = Figure(figsize=(PICTURE / 80, PICTURE / 80), dpi=80)
+    axes = figure.add_axes((0, 0, 1, 1))
+    with jax.disable_jit():  # JaxMARL draws with jax.lax.cond on fresh functions: each would be compiled
+        return [_draw(smax, axes, env_state.state) for env_state in env_states]
+
+
+def _draw(smax: SMAX, axes: Any, units: Any) -> np.ndarray:
+    """u8[PICTURE, PICTURE, 3]. JaxMARL returns the picture that it has drawn as an image of its own."""
+    attacks = dict(zip(smax.agents, units.prev_attack_actions, strict=True))
+    half_way = smax.world_steps_per_env_step // 2  # of the bullets
+    image = smax.init_render(axes, (None, units, attacks), half_way, int(units.step))
+    return np.asarray(image.get_array()).reshape(PICTURE, PICTURE, -1)[..., :3]

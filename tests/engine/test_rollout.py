@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meigm_jax.engine.evaluation import evaluate
+from meigm_jax.engine.evaluation import evaluate, watch
 from meigm_jax.engine.rollout import collect
 from meigm_jax.ops import policies
-from tests.engine.small import COUNTING, ENV, HYPER, reward_of
+from tests.engine.small import ACTIONS, COUNTING, ENV, HYPER, reward_of, time_step
 
 ENVS, LENGTH = 6, 23
 
@@ -31,7 +31,7 @@ def episodes_of(trajectory, e):
 
 @pytest.mark.parametrize("e", range(ENVS))
 def test_rows_are_episodes_each_followed_by_its_last_time_step(chunk, e):
-    trajectory, _ = chunk
+    trajectory, *_ = chunk
     at, next_start = trajectory.at, 0
     for start, length, cut in episodes_of(trajectory, e):
         assert start == next_start
@@ -53,19 +53,19 @@ def test_rows_are_episodes_each_followed_by_its_last_time_step(chunk, e):
 
 
 def test_there_are_ends_of_both_kinds_and_cut_episodes(chunk):
-    trajectory, _ = chunk
+    trajectory, *_ = chunk
     assert trajectory.terminated.any() and trajectory.truncated.any()
     assert any(cut for e in range(ENVS) for *_, cut in episodes_of(trajectory, e))
 
 
 def test_every_episode_is_a_new_one(chunk):
-    trajectory, _ = chunk
+    trajectory, *_ = chunk
     tags = trajectory.at.state[..., 3][trajectory.at.first]
     assert len(tags) > 3 * ENVS and len(set(tags)) == len(tags)
 
 
 def test_rewards_and_last_actions_belong_to_their_rows(chunk):
-    trajectory, _ = chunk
+    trajectory, *_ = chunk
     expected = reward_of(trajectory.at.state[:-1, :, 0], trajectory.action) * trajectory.valid
     np.testing.assert_array_equal(trajectory.reward, expected)
     before = np.concatenate([np.full_like(trajectory.action[:1], -1), trajectory.action])
@@ -74,12 +74,12 @@ def test_rewards_and_last_actions_belong_to_their_rows(chunk):
 
 
 def test_actions_were_available(chunk):
-    trajectory, _ = chunk
+    trajectory, *_ = chunk
     assert policies.take(trajectory.at.avail[:-1], trajectory.action).all()
 
 
 def test_outcomes_are_those_of_every_first_episode(chunk):
-    trajectory, outcomes = chunk
+    trajectory, outcomes, _ = chunk
     assert outcomes.keys() == {"return", "episode_length", "win"}
     for e in range(ENVS):
         length = int(trajectory.at.state[0, e, 1])
@@ -101,3 +101,24 @@ def test_evaluation_gives_exactly_so_many_whole_episodes(greedy):
     assert set(np.asarray(outcomes["win"])) <= {0.0, 1.0}
     fewer = evaluate(ENV, COUNTING, learner, jax.random.key(2), jnp.int32(0), episodes=2, num_envs=3, greedy=greedy)
     assert fewer["return"].shape == (2,)
+
+
+def test_the_watched_episode_is_the_one_that_evaluation_reports():
+    @jax.jit
+    def both(learner, key, step):
+        reported = evaluate(ENV, COUNTING, learner, key, step, episodes=5, num_envs=5, greedy=True)
+        k_round = jax.random.split(key, 1)[0]
+        return reported, watch(ENV, COUNTING, learner, k_round, step, num_envs=5, greedy=True)
+
+    learner = COUNTING.init(jax.random.key(0), HYPER)
+    reported, (outcomes, states) = both(learner, jax.random.key(3), jnp.int32(0))
+    for name, values in reported.items():
+        np.testing.assert_array_equal(outcomes[name], values)
+    length = int(reported["episode_length"][0])
+    states = jax.tree.map(lambda x: x[: length + 1], states)
+    np.testing.assert_array_equal(states.t, np.arange(length + 1))
+    assert (states.length == length).all() and len(set(np.asarray(states.tag))) == 1
+    assert reported["win"][0] == (states.tag[0] > 0.5)
+    avail = jax.vmap(time_step)(states, jnp.zeros((length + 1, 2), jnp.int32)).avail
+    first_available = policies.greedy(jnp.zeros((length + 1, 2, ACTIONS)), avail)
+    assert reward_of(states.t, first_available)[:-1].sum() == reported["return"][0]

@@ -236,3 +236,31 @@ def test_training_reads_normalised_inputs(limited: Env) -> None:
 def test_one_object_per_set_of_options() -> None:
     assert envs.make("smax_3m").step is envs.make("smax_3m", max_steps=100).step
     assert envs.make("smax_3m").step is not envs.make("smax_3m", walls_cause_death=False).step
+
+
+def pixels(picture: np.ndarray, *channels: int) -> np.ndarray:
+    """Where (row, column) the picture has exactly this colour."""
+    return np.argwhere((picture == channels).all(-1))
+
+
+def test_pictures_show_who_is_alive_where(limited: Env) -> None:
+    env_state, _ = limited.reset(jax.random.key(2))
+    moved, *_ = limited.step(jax.random.key(3), env_state, jnp.full(3, 1, jnp.int32))
+    dead = jnp.arange(6) < 3
+    lost = moved.replace(state=moved.state.replace(unit_alive=~dead))
+    close = jnp.array([[10.0, 16.0], [10.0, 20.0], [10.0, 24.0], [13.0, 16.0], [20.0, 20.0], [20.0, 24.0]])
+    shot = moved.state.replace(unit_positions=close, prev_attack_actions=jnp.array([5, 0, 0, 0, 0, 0]))
+    states = jax.tree.map(np.asarray, [env_state, moved, lost, moved.replace(state=shot)])
+    assert limited.render is not None
+    pictures = limited.render(states)
+    blue, green, lime = (0, 0, 255), (0, 128, 0), (50, 205, 50)
+    size = pictures[0].shape[0]
+    for picture, state in zip(pictures[:2], states[:2], strict=True):
+        assert picture.dtype == np.uint8 and picture.shape == (size, size, 3)
+        for colour, units in ((blue, slice(0, 3)), (green, slice(3, 6))):
+            row, column = pixels(picture, *colour).mean(0) / size * 32
+            np.testing.assert_allclose([column, 32 - row], state.state.unit_positions[units].mean(0), atol=0.3)
+    assert len(pixels(pictures[2], *blue)) == 0 < len(pixels(pictures[2], *green))
+    assert len(pixels(pictures[3], *lime)) > 10 and len(pixels(pictures[1], *lime)) == 0  # the enemy that was hit
+    bullet = pixels(pictures[3], 128, 128, 128).mean(0) / size * 32
+    np.testing.assert_allclose([bullet[1], 32 - bullet[0]], [11.75, 16.25], atol=0.1)  # half-way, 0.5 wide
