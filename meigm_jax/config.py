@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from meigm_jax.algos import RULES
-from meigm_jax.envs import check_options
+from meigm_jax.envs import BY_ID, check_options
 from meigm_jax.hyper import Hyper
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
@@ -232,6 +232,11 @@ def _build_hyper(raw: Any) -> dict[str, float]:
 
 
 def _build_env(raw: Any, path: str) -> EnvConfig:
+    if "id" in _section(raw, path):  # short for the name of one of JaxMARL's environments
+        if raw.get("name") != BY_ID:
+            raise ConfigError(f"env.id: only +env={BY_ID} takes an id, not {raw.get('name')}")
+        env_id = scalar(str, raw["id"], f"{path}.id")
+        raw = {key: value for key, value in raw.items() if key != "id"} | {"name": f"{BY_ID}_{env_id}"}
     env = _build(EnvConfig, raw, path)
     return dataclasses.replace(env, options=check_options(env.name, env.options))
 

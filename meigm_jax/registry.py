@@ -57,6 +57,15 @@ class Part:
         return resolve(self.target)
 
 
+class OpenPart(Part):
+    """A part that takes further options unchecked: its maker answers for them."""
+
+    def complete(self, given: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Every known option, checked, and the others as they are."""
+        known = {key: value for key, value in given.items() if key in self.options}
+        return super().complete(known, path) | {key: value for key, value in given.items() if key not in known}
+
+
 def resolve(target: str) -> Callable[..., Any]:
     """Import and return the function that "module:function" names."""
     module, _, name = target.partition(":")
@@ -78,12 +87,17 @@ def lookup(registry: dict[str, Part], name: str, what: str) -> Part:
 
 
 def option(default: Any, value: Any, path: str) -> Any:
-    """An option of a part, checked against the type of its default; sizes are at least 1."""
+    """An option of a part, checked against the type of its default; sizes are at least 1.
+
+    A default of None stands for a size that may be left out.
+    """
     if isinstance(default, OneOf):
         return one_of(value, default, path)
     if isinstance(default, Checked):
         return resolve(default.target)(value, path)
-    value = scalar(type(default), value, path)
+    if default is None and value is None:
+        return None
+    value = scalar(int if default is None else type(default), value, path)
     if isinstance(value, int) and not isinstance(value, bool) and value < 1:
         raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
     return value

@@ -70,6 +70,7 @@ class Env(NamedTuple):
     normalise: Callable[[TimeStep], TimeStep]  # observations and state to order one; what training reads
     # env states of one episode (leaves np.ndarray) -> one picture each, u8[height, width, 3]; runs on the host
     render: Callable[[Sequence[Any]], Sequence[np.ndarray]] | None = None
+    training_spec: EnvSpec | None = None  # of what `normalise` returns, where its sizes are others
 
 
 class MixInput(NamedTuple):

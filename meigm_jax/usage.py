@@ -32,11 +32,16 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "hidden_dim": "units of the agent's hidden layers",
     "hypernet_dim": "hidden units of the networks that make weights from the state",
     "mask_dead": "leave out agents that have no choice to make",
+    "local_ratio": "weight of an agent's own collisions in its reward, against the team's distances",
     "max_steps": "time limit of an episode, env steps",
+    "num_agents": "agents",
+    "num_landmarks": "landmarks",
     "payoff": "reward of each joint action: nested lists, an axis per agent; []: the paper's Table 1",
     "residual": "add the input to the output",
     "see_enemy_actions": "observations hold the enemies' last actions",
     "target_per": "the entropy target counts the agents alive, or the whole team",
+    "team_reward": "of the agents' rewards",
+    "time_limit": "env steps after which an episode is cut; null: the environment's own limit",
     "value_dim": "hidden units of the state value that the mixer adds",
     "walls_cause_death": "a unit that leaves the map dies",
     "width": "units between the two layers",
@@ -84,6 +89,7 @@ Options of the algorithm and its parts (name -> what it takes)
 {_parts()}
 
 Options of the environment itself
+{_line("env.id=ID", "of +env=jaxmarl: any JaxMARL environment with discrete actions; env.options go to its maker")}
 {_suites()}
 
 Exit codes: 0 success; 2 wrong configuration; 130 Ctrl-C and 143 SIGTERM, after saving a checkpoint."""
@@ -138,6 +144,6 @@ def _part_options(path: str, name: str, part: Part) -> str:
     for key, default in part.defaults().items():
         allowed = part.options[key]
         values = f" ({' or '.join(allowed)})" if isinstance(allowed, OneOf) else ""
-        shown = str(default).lower() if isinstance(default, bool) else default
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
         lines.append(_line(f"    {path}.{key}={shown}", OPTION_MEANINGS.get(key, "") + values))
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from meigm_jax.registry import Checked, ConfigError, Part, nearest
+from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, nearest
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -28,13 +28,23 @@ SUITES = {
     tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Part(
         "meigm_jax.envs.overcooked:make", max_steps=400
     ),
+    ("mpe_simple_spread",): Part(
+        "meigm_jax.envs.mpe:make", num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
+    ),
+    ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
     ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.matrix:check_payoff")),
 }
 NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
 
+BY_ID = "jaxmarl"  # stands for every environment of JaxMARL: jaxmarl_<id>
+
 
 def suite_of(name: str) -> Part:
     """The suite that makes the environment `name`. Raises ConfigError with the nearest names when there is none."""
+    if name == BY_ID:
+        raise ConfigError("env.id: +env=jaxmarl needs the id of a JaxMARL environment, env.id=MPE_simple_reference_v3")
+    if name.startswith(f"{BY_ID}_"):
+        return NAMES[BY_ID]
     if name not in NAMES:
         raise ConfigError(f"env.name: unknown environment '{name}'; {nearest(name, NAMES)}")
     return NAMES[name]

@@ -20,19 +20,24 @@ with quiet():
 # What the channels of JaxMARL's observation that aren't flags count up to.
 LARGEST = {16: 3, 17: 3, 18: 3, 19: 3, 20: 20}  # onions and tomatoes in a pot or a soup; cooking time left
 CHANNELS = 26
+COOKS = slice(0, 10)  # where they are and where they look
+FIXED = [10, 12, 13, 14, 15, 17, 19, 24]  # pots, piles and the goal stay where they are; there are no tomatoes
+AT_POTS = [16, 20]  # onions waiting in a pot, cooking time left
+URGENCY = 25  # the same everywhere
 
 
-def make(name: str, max_steps: int = 400) -> Env:
+def make(name: str, max_steps: int = 400, compact: bool = True) -> Env:
     """The layout `name` ("overcooked_cramped_room"); its values are those of JaxMARL's `reset` and `step_env`.
 
     An observation is JaxMARL's image [height, width, 26], flattened; the state is the first cook's, who sees the whole
-    kitchen. An episode always ends by its time limit. `info["shaped_reward"]` is the sum over both cooks.
+    kitchen. An episode always ends by its time limit. `info["shaped_reward"]` is the sum over both cooks. Training
+    reads vectors of what can change in this kitchen (`compact`), or the whole images.
     """
-    return _make(name, max_steps)
+    return _make(name, max_steps, compact)
 
 
 @functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(name: str, max_steps: int) -> Env:
+def _make(name: str, max_steps: int, compact: bool) -> Env:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it prefers its second version, the literature this one
         kitchen = Overcooked(layout=overcooked_layouts[name.removeprefix("overcooked_")], max_steps=max_steps)
@@ -52,7 +57,11 @@ def _make(name: str, max_steps: int) -> Env:
         # The reward is the team's: both cooks get the same.
         return env_state, at, rewards["agent_0"], jnp.asarray(False), dones["__all__"], {"shaped_reward": shaped}
 
-    return Env(_spec(name, kitchen), reset, step, functools.partial(_normalise, kitchen), _render)
+    spec, read = _spec(name, kitchen), np.flatnonzero(_can_change(kitchen))
+    if not compact:
+        return Env(spec, reset, step, functools.partial(_normalise, _largest(kitchen), slice(None)), _render)
+    vectors = spec._replace(obs_dim=len(read), state_dim=len(read), obs_shape=())
+    return Env(spec, reset, step, functools.partial(_normalise, _largest(kitchen), read), _render, vectors)
 
 
 def _spec(name: str, kitchen: Overcooked) -> EnvSpec:
@@ -82,13 +91,30 @@ def _time_step(kitchen: Overcooked, obs: Any, first: bool, last_action: Array) -
     )
 
 
-def _normalise(kitchen: Overcooked, at: TimeStep) -> TimeStep:
-    """Counts and times to order one; everything else is flags."""
+def _can_change(kitchen: Overcooked) -> np.ndarray:
+    """bool[height * width * 26]: the features that can take another value some time in this kitchen."""
+    read = np.ones((kitchen.height, kitchen.width, CHANNELS), bool)
+    walls, pots = np.zeros((2, kitchen.height * kitchen.width), bool)
+    walls[np.asarray(kitchen.layout["wall_idx"])] = True
+    pots[np.asarray(kitchen.layout["pot_idx"])] = True
+    read[walls.reshape(read.shape[:2]), COOKS] = False
+    read[~pots.reshape(read.shape[:2])[..., None] & np.isin(np.arange(CHANNELS), AT_POTS)] = False
+    read[..., FIXED] = False
+    read.reshape(-1, CHANNELS)[1:, URGENCY] = False
+    return read.ravel()
+
+
+def _largest(kitchen: Overcooked) -> np.ndarray:
+    """f32[height * width * 26]: what each feature counts up to."""
     largest = np.ones((kitchen.height, kitchen.width, CHANNELS), np.float32)
     for channel, value in LARGEST.items():
         largest[..., channel] = value
-    scale = 1.0 / largest.ravel()
-    return at._replace(obs=at.obs * scale, state=at.state * scale)
+    return largest.ravel()
+
+
+def _normalise(largest: np.ndarray, read: Any, at: TimeStep) -> TimeStep:
+    """Counts and times to order one, and of all features those to `read`."""
+    return at._replace(obs=(at.obs / largest)[:, read], state=(at.state / largest)[read])
 
 
 def _render(env_states: Sequence[Any]) -> list[np.ndarray]:

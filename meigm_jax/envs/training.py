@@ -20,4 +20,4 @@ def for_training(env: Env, reward_scale: float) -> Env:
             info = info | {"shaped_reward": info["shaped_reward"] * reward_scale}
         return env_state, env.normalise(time_step), reward * reward_scale, terminated, truncated, info
 
-    return env._replace(reset=reset, step=step)
+    return env._replace(reset=reset, step=step, spec=env.training_spec or env.spec)

@@ -52,7 +52,7 @@ def restore(run: str | Path, seed: int | None, checkpoint: str, warn: Warn) -> R
     if not finished_checkpoints(run, checkpoint):
         raise ConfigError(f"run: '{run}' has no checkpoint yet")
     env = envs.make(config.env.name, **config.env.options)
-    algorithm = make_algorithm(config, env.spec)
+    algorithm = make_algorithm(config, env.training_spec or env.spec)
     init = jax.vmap(partial(train_step.init, env, algorithm, make_sizes(config)))
     like = jax.eval_shape(init, member_seeds(config), member_hypers(config))
     found, iteration, learner, key = _read(run, checkpoint, like, warn)

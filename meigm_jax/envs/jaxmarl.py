@@ -1,0 +1,120 @@
+"""Any JaxMARL environment with discrete actions, by its id: what other suites do by hand, done by what it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meigm_jax.envs.quiet import quiet
+from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
+
+with quiet():
+    import jaxmarl
+    from jaxmarl.environments.multi_agent_env import MultiAgentEnv
+    from jaxmarl.environments.spaces import Discrete
+
+PREFIX = "jaxmarl_"
+STATE = "world_state"  # the key under which an environment may put the global state among the observations
+LIMITS = ("max_steps", "max_episode_length", "num_inner_steps")  # what JaxMARL's environments call their time limit
+MIN_EPISODE_LENGTH = 5  # sizes the pool of start states; beyond it they repeat
+
+
+def make(name: str, time_limit: int | None = None, team_reward: str = "sum", **arguments: Any) -> Env:
+    """The environment `name` ("jaxmarl_MPE_simple_reference_v3"); `arguments` go to JaxMARL's own maker.
+
+    Raises ConfigError where JaxMARL has no such environment, or this one no discrete actions or time limit.
+    """
+    env_id = name.removeprefix(PREFIX)
+    return adapt(name, _build(env_id, arguments), time_limit, team_reward)
+
+
+def _build(env_id: str, arguments: Mapping[str, Any]) -> MultiAgentEnv:
+    if env_id not in jaxmarl.registered_envs:
+        raise ConfigError(f"env.id: JaxMARL has no environment '{env_id}'; {nearest(env_id, jaxmarl.registered_envs)}")
+    try:
+        with quiet():
+            env = jaxmarl.make(env_id, **arguments)
+    except (ImportError, UnboundLocalError) as error:  # the latter: an id that is registered but never made
+        raise ConfigError(f"env.id: JaxMARL cannot make {env_id} here: {error}") from error
+    except Exception as error:  # whatever a constructor makes of wrong arguments
+        raise ConfigError(f"env.options: JaxMARL cannot make {env_id} with {dict(arguments)}: {error}") from error
+    for agent in env.agents:
+        if not isinstance(env.action_space(agent), Discrete):
+            raise ConfigError(f"env.id: {env_id} has continuous actions, value decomposition needs discrete ones")
+    return env
+
+
+def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_reward: str = "sum") -> Env:
+    """The Env of a JaxMARL environment with discrete actions; its values are those of `reset` and `step_env`.
+
+    Observations are flattened and padded with zeros, actions padded with unavailable ones, to the largest of any agent.
+    The state is `world_state` where the environment has one, else all observations. The team's reward is the "sum" or
+    the "mean" over agents. JaxMARL does not say why an episode is over: at the environment's own limit the limit counts
+    as the reason. With `time_limit` an episode is truncated there. Raises ConfigError where there is neither.
+    """
+    limit = time_limit or _own_limit(name, env)
+    cap = time_limit or limit + 1  # some compare the step count with the limit before they increment it
+    actions = [int(env.action_space(agent).n) for agent in env.agents]
+    exists = jnp.arange(max(actions)) < jnp.asarray(actions)[:, None]  # bool[N, A]
+    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    obs_dims = [int(np.prod(shapes[agent].shape)) for agent in env.agents]
+    has_avail = type(env).get_avail_actions is not MultiAgentEnv.get_avail_actions
+
+    def time_step(obs: Any, env_state: Any, first: bool, last_action: Array) -> TimeStep:
+        flat = [jnp.ravel(obs[agent]).astype(jnp.float32) for agent in env.agents]
+        avail = exists
+        if has_avail:
+            given = env.get_avail_actions(env_state)
+            avail = jnp.stack([_pad(jnp.ravel(given[agent]), max(actions)) for agent in env.agents]).astype(bool)
+        return TimeStep(
+            obs=jnp.stack([_pad(x, max(obs_dims)) for x in flat]),
+            state=jnp.ravel(obs[STATE]).astype(jnp.float32) if STATE in obs else jnp.concatenate(flat),
+            avail=avail,
+            first=jnp.asarray(first),
+            last_action=last_action,
+        )
+
+    def reset(key: Array) -> tuple[Any, TimeStep]:
+        obs, env_state = env.reset(key)
+        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
+        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), env_state)
+        nothing = jnp.full(env.num_agents, -1, jnp.int32)
+        return (env_state, jnp.int32(0)), time_step(obs, env_state, True, nothing)
+
+    def step(key: Array, state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
+        actions = dict(zip(env.agents, action, strict=True))
+        obs, env_state, rewards, dones, _ = env.step_env(key, state[0], actions)
+        each = jnp.stack([jnp.asarray(rewards[agent], jnp.float32) for agent in env.agents])
+        steps = state[1] + 1
+        over = jnp.asarray(dones["__all__"], bool) | (steps >= cap)
+        at = time_step(obs, env_state, False, action)
+        team = jnp.sum(each) if team_reward == "sum" else jnp.mean(each)
+        return (env_state, steps), at, team, over & (steps < limit), over & (steps >= limit), {}
+
+    spec = EnvSpec(
+        name=name,
+        num_agents=env.num_agents,
+        num_actions=max(actions),
+        obs_dim=max(obs_dims),
+        state_dim=int(np.prod(shapes[STATE].shape)) if STATE in shapes else sum(obs_dims),
+        episode_limit=cap,
+        min_episode_length=min(MIN_EPISODE_LENGTH, cap),
+        outcomes=(),
+    )
+    return Env(spec, reset, step, normalise=lambda at: at)
+
+
+def _own_limit(name: str, env: MultiAgentEnv) -> int:
+    for attribute in LIMITS:
+        if isinstance(limit := getattr(env, attribute, None), int):
+            return limit
+    raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
+
+
+def _pad(x: Array, size: int) -> Array:
+    return jnp.pad(x, (0, size - x.shape[0]))
