@@ -26,6 +26,7 @@ PART_MEANINGS = {
 }
 OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "channels": "filters of each convolution",
+    "compact": "inputs without what never changes in this kitchen; false: whole images, which a cnn needs",
     "embed_dim": "width of the mixing layer",
     "entropy": "the policy's entropy: the sum over actions, or the log-probability of a sampled one",
     "exploration": "how actions are chosen in training",

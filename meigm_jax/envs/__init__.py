@@ -26,7 +26,7 @@ SUITES = {
         "meigm_jax.envs.smax:make", max_steps=100, walls_cause_death=True, see_enemy_actions=True
     ),
     tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Part(
-        "meigm_jax.envs.overcooked:make", max_steps=400
+        "meigm_jax.envs.overcooked:make", max_steps=400, compact=True
     ),
     ("mpe_simple_spread",): Part(
         "meigm_jax.envs.mpe:make", num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
