@@ -107,6 +107,7 @@ class WandbConfig:
     project: str
     entity: str | None
     group: str | None
+    runs: Literal["together", "per_seed"] = "together"  # runs of earlier versions have no such key
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def _build(cls: type, raw: Any, path: str) -> Any:
     for key in _section(raw, path):
         if key not in hints:
             raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
+    raw = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING} | dict(raw)
     missing = [key for key in hints if key not in raw]
     if missing:
         raise ConfigError(f"missing key '{_join(path, missing[0])}'")

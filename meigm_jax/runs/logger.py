@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, the console, and Weights & Biases when asked for."""
+"""Where the numbers of a run go: metrics.jsonl and the console."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from meigm_jax.config import Config, to_dict
+from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where the console is no terminal
-WANDB_SECONDS = 30.0  # to wait for its server at the start
 Row = dict[str, Any]
 
 
@@ -162,68 +161,3 @@ class Console:
 
 def _count(number: float) -> str:
     return tqdm.format_sizeof(number) if number >= 1000 else f"{number:.0f}"
-
-
-class Wandb:
-    """Weights & Biases as a sink: all seeds of a run are series of one wandb run. Any failure is one warning."""
-
-    def __init__(self, config: Config, run_dir: Path, console: Console):
-        self._console = console
-        self._run: Any = None
-        if config.wandb.mode != "disabled":
-            self._guard(lambda: self._start(config, run_dir))
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """One point: the rows of all seeds, which share kind, policy and env_steps."""
-        if self._run is not None:
-            self._guard(lambda: self._run.log(wandb_point(rows)))
-
-    def finish(self) -> None:
-        """End the wandb run."""
-        if self._run is not None:
-            self._guard(lambda: self._run.finish())
-
-    def _start(self, config: Config, run_dir: Path) -> None:
-        import wandb  # optional at run time, and slow to import
-
-        earlier = sorted(run_dir.glob("wandb/*run-*"), key=lambda path: path.stat().st_mtime)
-        self._run = wandb.init(
-            project=config.wandb.project,
-            entity=config.wandb.entity,
-            group=config.wandb.group,
-            mode=config.wandb.mode,
-            dir=run_dir,
-            name="/".join(run_dir.parts[-3:]),
-            config=to_dict(config),
-            id=earlier[-1].name.rsplit("-", 1)[-1] if earlier else None,
-            resume="allow",
-            settings=wandb.Settings(init_timeout=WANDB_SECONDS, silent=True),
-        )
-        self._run.define_metric("*", step_metric="env_steps")
-
-    def _guard(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever wandb raises, training goes on
-            self._run = None
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._console.warning(f"wandb is off for the rest of this run: {reason}")
-
-
-def wandb_point(rows: Sequence[Row]) -> Row:
-    """Rows of all seeds as one flat point: `seed0/win_rate`, ... and the mean over seeds, `win_rate`."""
-    first = rows[0]
-    prefix = f"eval_{first['policy']}/" if first["kind"] == "eval" else "train/"
-    point: Row = {"env_steps": first["env_steps"], "grad_steps": first["grad_steps"]}
-    for key in metric_keys(first):
-        values = [finite(row.get(key)) for row in rows]
-        point |= {f"seed{row['seed']}/{prefix}{key}": x for row, x in zip(rows, values, strict=True) if x is not None}
-        if None not in values:
-            point[f"{prefix}{key}"] = sum(values) / len(values)
-    return point
-
-
-def metric_keys(row: Row) -> list[str]:
-    """The keys of a row that are measurements."""
-    about = {"kind", "env_steps", "grad_steps", "seed", "member", "hyper", "wall_time", "policy", "episodes"}
-    return [key for key in row if key not in about]

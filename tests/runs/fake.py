@@ -1,8 +1,8 @@
 """A trainer in miniature for tests of the loop: the same interface, no environment, compiled in a moment.
 
 Its parameters depend on everything in the replay, so whatever a checkpoint loses shows in them.
-As a command (`python -m tests.runs.fake RUN_DIR SECONDS`) it trains slowly, to be stopped from outside; SECONDS `inf`
-means that the first chunk never ends, outside of Python.
+As a command (`python -m tests.runs.fake RUN_DIR SECONDS [key=value ...]`) it trains slowly, to be stopped from outside;
+SECONDS `inf` means that the first chunk never ends, outside of Python.
 """
 
 import math
@@ -95,7 +95,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
 
 def main() -> None:
-    run_dir, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    run_dir, seconds, overrides = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
 
     def make_slow(config: Config, max_iterations: int) -> Trainer:
         trainer = make_trainer(config, max_iterations)
@@ -109,7 +109,8 @@ def main() -> None:
 
         return trainer._replace(run=slow)
 
-    run(small_config(run_dir, "checkpoint.interval_seconds=1000"), trainer_factory=make_slow)
+    config = small_config(run_dir, "checkpoint.interval_seconds=1000", *overrides)
+    run(config, run_dir if run_dir.exists() else None, make_slow)
 
 
 if __name__ == "__main__":
