@@ -11,6 +11,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from meigm_jax.algos import RULES
@@ -19,6 +21,8 @@ from meigm_jax.hyper import Hyper
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
 from meigm_jax.registry import ConfigError, Part, lookup, nearest, one_of, scalar
+
+TIME_FORMAT = "%Y-%m-%d_%H%M%S"  # of the name that a run gets
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,12 @@ def build(raw: Mapping[str, Any]) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain containers of the whole configuration; `build(to_dict(c)) == c`."""
     return _plain(config)
+
+
+def run_directory(config: Config) -> Path:
+    """`run_dir`, else runs/<env>/<algo>/<name>, with the local time for a name that is not given."""
+    name = config.name or datetime.now().strftime(TIME_FORMAT)
+    return Path(config.run_dir) if config.run_dir else Path("runs", config.env.name, config.algo.name, name)
 
 
 def steps_per_iteration(config: Config) -> int:

@@ -101,7 +101,8 @@ def _audience(stream: TextIO) -> Iterator[None]:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def _print(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO) -> None:
+    """Print above the progress bar, if there is one; nobody need be listening."""
     with _audience(stream):
         tqdm.write(text, file=stream)
         stream.flush()
@@ -135,11 +136,11 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line for the user."""
-        _print(text, sys.stdout)
+        say(text, sys.stdout)
 
     def warning(self, text: str) -> None:
         """One line on something that went wrong and that training survives."""
-        _print(f"warning: {text}", sys.stderr)
+        say(f"warning: {text}", sys.stderr)
 
     def progress(self, env_steps: int, seconds_per_env_step: float, seeds: int, means: dict[str, float]) -> None:
         """Show where training is: `env_steps` per seed, steps/s of all seeds together, and the latest means."""
@@ -156,7 +157,7 @@ class Console:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
             line = f"{100 * done / self._total:3.0f}%  {_count(done)}/{_count(self._total)} env steps, "
-            _print(line + ", ".join(facts), sys.stderr)
+            say(line + ", ".join(facts), sys.stderr)
 
 
 def _count(number: float) -> str:

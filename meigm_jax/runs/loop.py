@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from meigm_jax.config import Config, steps_per_iteration, to_dict
+from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.checkpoint import Checkpoints, write_text
@@ -104,8 +103,7 @@ def _begin(
 
 
 def _new_run_dir(config: Config) -> Path:
-    name = config.name or datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    run_dir = Path(config.run_dir) if config.run_dir else Path("runs", config.env.name, config.algo.name, name)
+    run_dir = run_directory(config)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
     return run_dir

@@ -1,7 +1,7 @@
 """Weights & Biases as a sink of metrics, when asked for: a run never fails, hangs or asks a question because of it.
 
-All of wandb lives in a process of its own (`wandb_sender.py`), which follows metrics.jsonl: the trainer tells it how far
-the file holds whole points, hears what there is to tell the user, and ends it when it takes too long.
+All of wandb lives in a process of its own (`wandb_sender.py`), which follows metrics.jsonl: the trainer tells it how
+far the file holds whole points, hears what there is to tell the user, and ends it when it takes too long.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ SECONDS `inf` means that the first chunk never ends, outside of Python.
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,10 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     )
 
 
-def main() -> None:
-    run_dir, seconds, overrides = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+def make_slow_trainer(seconds: float) -> Callable[[Config, int], Trainer]:
+    """Maker of trainers whose chunks take `seconds` and are announced."""
 
-    def make_slow(config: Config, max_iterations: int) -> Trainer:
+    def make(config: Config, max_iterations: int) -> Trainer:
         trainer = make_trainer(config, max_iterations)
 
         def slow(state, first, count):
@@ -109,8 +110,13 @@ def main() -> None:
 
         return trainer._replace(run=slow)
 
+    return make
+
+
+def main() -> None:
+    run_dir, seconds, overrides = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     config = small_config(run_dir, "checkpoint.interval_seconds=1000", *overrides)
-    run(config, run_dir if run_dir.exists() else None, make_slow)
+    run(config, run_dir if run_dir.exists() else None, make_slow_trainer(seconds))
 
 
 if __name__ == "__main__":

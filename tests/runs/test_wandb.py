@@ -1,4 +1,4 @@
-"""wandb from outside: what arrives at a server, and that nothing that it does can harm a run. The trainer is the fake one."""
+"""wandb from outside: what arrives at a server, and that nothing it does can harm a run. Most trainers are fake."""
 
 import json
 import os
