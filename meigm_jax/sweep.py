@@ -190,8 +190,9 @@ def _report(folder: Path, outcomes: Sequence[Outcome]) -> str:
     rows = [("env", "algo", "seeds", "evaluation", "mean", "95 % interval", "run")]
     for outcome in outcomes:
         config = outcome.job.config
-        result = (outcome.problem, "", "") if outcome.summary is None else _result(outcome.summary)
-        rows.append((config.env.name, config.algo.name, str(config.seeds), *result, str(run_directory(config))))
+        what, mean, found = (outcome.problem, "", "") if outcome.summary is None else _result(outcome.summary)
+        place = str(run_directory(config))
+        rows.append((config.env.name, config.algo.name, str(config.seeds), what, mean, found, place))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     done = [run_directory(outcome.job.config) for outcome in outcomes if outcome.summary is not None]

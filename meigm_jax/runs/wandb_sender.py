@@ -1,7 +1,8 @@
-"""The process that sends a run directory to Weights & Biases: `python -m meigm_jax.runs.wandb_sender RUN_DIRECTORY`.
+"""Sends a run directory to Weights & Biases: `python -m meigm_jax.runs.wandb_sender RUN_DIRECTORY`.
 
-It is started by `wandb_sink.py` and reads from standard input how many bytes of metrics.jsonl it may send; the end of
-the input is the end of the run, whether the trainer has finished, was stopped or was killed.
+As a command it sends what wandb lacks of a finished run. During training `wandb_sink.py` starts it with the argument
+`follow`: then it reads from standard input how many bytes of metrics.jsonl it may send, and the end of the input is the
+end of the run, whether the trainer has finished, was stopped or was killed.
 
 A point holds everything that was measured at one number of env steps, which is also wandb's own step. So the step of a
 resumed wandb run tells what it has already, and nothing appears twice. Offline nothing can be looked up: there each
@@ -10,6 +11,7 @@ sitting makes a folder of its own, and wandb.json tells how far the folders of e
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,15 +20,15 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TextIO
+from typing import Any, NamedTuple, Self
 
 import yaml
 
 from meigm_jax.runs.logger import Row
-from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, WARNING
+from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
 
 INIT_SECONDS = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # to wait for the server, while training goes on
 RECORD = "wandb.json"  # in the run directory: the ids of its wandb runs
@@ -42,33 +44,45 @@ class Target(NamedTuple):
 
 
 def main() -> None:
-    """Follow the run directory until the input ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the trainer, which ends the input;
-        signal.signal(number, signal.SIG_IGN)  # wandb's helper process inherits this
-    told = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    """Send a finished run, or follow one until the input ends. Failures are told in one line, on standard output."""
+    told = os.dup(sys.stdout.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # wandb's own words
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):  # who listened may be dead
+            os.write(told, f"{text}\n".encode())
+
+    run_dir, following = Path(sys.argv[1]), FOLLOW in sys.argv
     try:
-        follow(Path(sys.argv[1]), sys.stdin, told)
+        if following:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the trainer, which ends the
+                signal.signal(number, signal.SIG_IGN)  # input; wandb's helper process inherits this
+            send_run(run_dir, sys.stdin, tell, FINISH_SECONDS)
+        else:
+            (run_dir / "summary.json").stat()
+            send_run(run_dir, (str((run_dir / "metrics.jsonl").stat().st_size), COMPLETE), tell, None)
     except (Exception, SystemExit) as error:  # whatever wandb raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"{WARNING}wandb is off for the rest of this run: {reason}", file=told)
+        tell(f"{WARNING}wandb is off for the rest of this run: {reason}" if following else f"error: {reason}")
     os._exit(0)  # nothing that wandb still wants to wait for
 
 
-def follow(run_dir: Path, inputs: TextIO, told: TextIO) -> None:
-    """Send what `inputs` allows, tell the user where it goes, and end the wandb runs when there is no more input."""
+def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], seconds: float | None) -> None:
+    """Send what the lines of `inputs` allow: numbers of bytes, and that the run is complete.
+
+    seconds: how long ending the wandb runs may take before the process is ended.
+    """
     import wandb
 
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    offline = config["wandb"]["mode"] == "offline"
     targets: list[Target] = []
     complete = False
     with Record(run_dir, config["wandb"]) as record, open(run_dir / "metrics.jsonl", "rb") as metrics:
         try:
             for seed in _seeds(config):
                 targets.append(_start(config, run_dir, record, seed))
-            if not offline:
-                print(f"wandb: {_where(targets)}", file=told)
+            if config["wandb"]["mode"] == "online":
+                tell(f"wandb: {_where(targets)}")
             for line in map(str.strip, inputs):
                 complete |= line == COMPLETE
                 for rows in points(metrics.read(0 if line == COMPLETE else int(line) - metrics.tell())):
@@ -80,13 +94,14 @@ def follow(run_dir: Path, inputs: TextIO, told: TextIO) -> None:
                 for target in targets:
                     send_summary(target, summary)
         finally:
-            threading.Timer(FINISH_SECONDS, os._exit, [1]).start()  # who else would end this process may be dead
+            if seconds is not None:
+                threading.Timer(seconds, os._exit, [1]).start()
             for target in targets:
                 target.run.finish(exit_code=0 if complete else 1)
             wandb.teardown()
         record.save()
-    if offline:
-        print(f"wandb: upload with `wandb sync {shlex.quote(str(run_dir))}/wandb/offline-run-*`", file=told)
+    if config["wandb"]["mode"] == "offline":
+        tell(f"wandb: upload with `wandb sync {shlex.quote(str(run_dir))}/wandb/offline-run-*`")
 
 
 class Record:
@@ -152,8 +167,9 @@ def point(rows: Sequence[Row], together: bool) -> Row:
             values = {row["seed"]: row.get(key) for row in found}
             if together:
                 flat |= {f"seed{seed}/{prefix}/{key}": x for seed, x in values.items() if x is not None}
-            if None not in values.values():
-                flat[f"{prefix}/{key}"] = sum(values.values()) / len(values)
+            known = [x for x in values.values() if x is not None]
+            if len(known) == len(values):
+                flat[f"{prefix}/{key}"] = sum(known) / len(known)
     return flat
 
 
@@ -173,7 +189,7 @@ def send_summary(target: Target, summary: dict[str, Any]) -> None:
     target.run.log({"env_steps": summary["env_steps"], "evaluation": wandb.Table(columns=columns, data=data)})
 
 
-def evaluation_table(seeds: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def evaluation_table(seeds: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     """Columns and rows of the final evaluation, a row per seed and policy, from the `seeds` of summary.json."""
     finals = [(each["seed"], policy, final) for each in seeds for policy, final in each["final"].items()]
     metrics = [key for key in (*MEASURED, "episodes") if any(key in final for *_, final in finals)]

@@ -20,6 +20,7 @@ from meigm_jax.runs.logger import Console
 
 FINISH_SECONDS = 60.0  # to wait for what is still to be sent when the run is complete
 HURRY_SECONDS = 5.0  # the same when it was stopped
+FOLLOW = "follow"  # argument of the sender: to be told by this process what it may send
 COMPLETE = "complete"  # what the sender is told when summary.json is there
 WARNING = "warning: "  # how a line from the sender begins that is one
 PACKAGES = str(Path(__file__).resolve().parents[2])  # where the sender finds this package
@@ -30,14 +31,15 @@ class Wandb:
 
     def __init__(self, config: Config, run_dir: Path, console: Console):
         """Start the process. `run_dir` has its config.yaml and metrics.jsonl."""
-        self._console, self._warned, self._complete = console, False, False
+        self._run_dir, self._console = run_dir, console
+        self._warned, self._complete = False, False
         self._process: subprocess.Popen[str] | None = None
         if config.wandb.mode == "disabled":
             return
         path = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "meigm_jax.runs.wandb_sender", str(run_dir)],
+                [sys.executable, "-m", "meigm_jax.runs.wandb_sender", str(run_dir), FOLLOW],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -73,9 +75,9 @@ class Wandb:
             self._listener.join(0.1)
             seconds = FINISH_SECONDS if self._complete and not hurry() else HURRY_SECONDS
             if time.monotonic() - begin > seconds:
-                self._warn(
-                    f"wandb was left after {seconds:.0f} s; what it has not sent is sent when the run is resumed"
-                )
+                command = f"python -m meigm_jax.runs.wandb_sender {self._run_dir}"
+                rest = command if self._complete else "resume the run"
+                self._warn(f"wandb was left after {seconds:.0f} s; to send the rest: {rest}")
                 break
         self._process.kill()
         self._listener.join(1.0)

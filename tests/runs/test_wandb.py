@@ -153,6 +153,23 @@ def test_a_run_per_seed_continues_where_the_checkpoint_was(tmp_path, server, one
     assert "wandb: 2 runs in group matrix_game/qmix/mine" in capsys.readouterr().out
 
 
+def test_a_finished_run_can_be_sent_later(tmp_path, server, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    run_dir = tmp_path / "run"
+    train(run_dir, "wandb.mode=online")
+    assert capsys.readouterr().err.count("warning: wandb is off") == 1
+    command = [sys.executable, "-m", "meigm_jax.runs.wandb_sender", str(run_dir)]
+    for url in ("http://127.0.0.1:9", server.url, server.url):
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "20" if url == server.url else "1")
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert said.startswith("wandb: http" if url == server.url else "error: ")
+    (run,) = server.runs
+    history = [row for row in server.history(run) if "evaluation" not in row]
+    assert [row["env_steps"] for row in history] == list(dict.fromkeys(row["env_steps"] for row in rows_of(run_dir)))
+
+
 def test_offline_sittings_are_one_run_when_they_are_uploaded(tmp_path, server, one_by_one, capsys):
     together, each = tmp_path / "together", tmp_path / "each"
     with pytest.raises(Crash):
@@ -203,7 +220,9 @@ def test_a_wandb_that_hangs_holds_nothing_up_for_long(tmp_path, monkeypatch, cap
     train(tmp_path / "run", "wandb.mode=online", "seeds=2")
     assert time.monotonic() - begin < 20
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("warning: wandb was left after 1 s; ")
+    run_dir = tmp_path / "run"
+    rest = f"to send the rest: python -m meigm_jax.runs.wandb_sender {run_dir}\n"
+    assert err == f"warning: wandb was left after 1 s; {rest}"
 
 
 def test_without_a_login_nothing_is_asked_on_a_terminal(tmp_path):
