@@ -162,3 +162,9 @@ class Console:
 
 def _count(number: float) -> str:
     return tqdm.format_sizeof(number) if number >= 1000 else f"{number:.0f}"
+
+
+def metric_keys(row: Row) -> list[str]:
+    """The keys of a row that are measurements."""
+    about = {"kind", "env_steps", "grad_steps", "seed", "member", "hyper", "wall_time", "policy", "episodes"}
+    return [key for key in row if key not in about]

@@ -27,12 +27,11 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
-from meigm_jax.runs.logger import Row
+from meigm_jax.runs.logger import Row, metric_keys
 from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
 
 INIT_SECONDS = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # to wait for the server, while training goes on
 RECORD = "wandb.json"  # in the run directory: the ids of its wandb runs
-MEASURED = ("win_rate", "return", "episode_length")
 
 
 class Target(NamedTuple):
@@ -173,12 +172,6 @@ def point(rows: Sequence[Row], together: bool) -> Row:
     return flat
 
 
-def metric_keys(row: Row) -> list[str]:
-    """The keys of a row that are measurements."""
-    about = {"kind", "env_steps", "grad_steps", "seed", "member", "hyper", "wall_time", "policy", "episodes"}
-    return [key for key in row if key not in about]
-
-
 def send_summary(target: Target, summary: dict[str, Any]) -> None:
     """Summary values, and the final evaluation as a table."""
     import wandb
@@ -192,7 +185,7 @@ def send_summary(target: Target, summary: dict[str, Any]) -> None:
 def evaluation_table(seeds: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     """Columns and rows of the final evaluation, a row per seed and policy, from the `seeds` of summary.json."""
     finals = [(each["seed"], policy, final) for each in seeds for policy, final in each["final"].items()]
-    metrics = [key for key in (*MEASURED, "episodes") if any(key in final for *_, final in finals)]
+    metrics = list(dict.fromkeys(key for *_, final in finals for key in final if key != "env_steps"))
     return ["seed", "policy", *metrics], [[s, policy, *(final.get(m) for m in metrics)] for s, policy, final in finals]
 
 
@@ -204,7 +197,7 @@ def summary_values(summary: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> 
     values["non_finite_seeds"] = sum(each["non_finite"] is not None for each in seeds)
     groups = {f"final_{policy}": [each["final"][policy] for each in seeds] for policy in seeds[0]["final"]}
     for name, found in (groups | {"best": [each["best"] for each in seeds]}).items():
-        for key in MEASURED:
+        for key in metric_keys(found[0]):
             if all(each.get(key) is not None for each in found):
                 values[f"{name}/{key}"] = sum(each[key] for each in found) / len(found)
     return values

@@ -286,7 +286,8 @@ def test_a_point_holds_every_seed_and_the_mean():
 
 
 def test_the_table_has_a_row_per_seed_and_policy():
-    final = {"greedy": {"return": 2.0, "episode_length": 1.0, "episodes": 8}, "sampled": {"return": 1.0, "episodes": 8}}
+    greedy = {"env_steps": 160, "return": 2.0, "episode_length": 1.0, "episodes": 8}
+    final = {"greedy": greedy, "sampled": {"return": 1.0, "episodes": 8, "win_rate": 0.5}}
     columns, data = evaluation_table([{"seed": 3, "final": final}])
-    assert columns == ["seed", "policy", "return", "episode_length", "episodes"]
-    assert data == [[3, "greedy", 2.0, 1.0, 8], [3, "sampled", 1.0, None, 8]]
+    assert columns == ["seed", "policy", "return", "episode_length", "episodes", "win_rate"]
+    assert data == [[3, "greedy", 2.0, 1.0, 8, None], [3, "sampled", 1.0, None, 8, 0.5]]
