@@ -11,6 +11,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from meigm_jax.algos import RULES
@@ -19,6 +21,8 @@ from meigm_jax.hyper import Hyper
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
 from meigm_jax.registry import ConfigError, Part, lookup, nearest, one_of, scalar
+
+TIME_FORMAT = "%Y-%m-%d_%H%M%S"  # of the name that a run gets
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class WandbConfig:
     project: str
     entity: str | None
     group: str | None
+    runs: Literal["together", "per_seed"] = "together"  # runs of earlier versions have no such key
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,12 @@ def to_dict(config: Config) -> dict[str, Any]:
     return _plain(config)
 
 
+def run_directory(config: Config) -> Path:
+    """`run_dir`, else runs/<env>/<algo>/<name>, with the local time for a name that is not given."""
+    name = config.name or datetime.now().strftime(TIME_FORMAT)
+    return Path(config.run_dir) if config.run_dir else Path("runs", config.env.name, config.algo.name, name)
+
+
 def steps_per_iteration(config: Config) -> int:
     """Env steps that one iteration counts: every row of every environment, per seed."""
     return config.train.num_envs * config.train.chunk_length
@@ -177,6 +188,7 @@ def _build(cls: type, raw: Any, path: str) -> Any:
     for key in _section(raw, path):
         if key not in hints:
             raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
+    raw = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING} | dict(raw)
     missing = [key for key in hints if key not in raw]
     if missing:
         raise ConfigError(f"missing key '{_join(path, missing[0])}'")

@@ -6,16 +6,20 @@ command is answered in one line, before jax is imported or anything is written.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from meigm_jax.config import Config, build, to_dict
+from meigm_jax import sweep
+from meigm_jax.config import Config, build, run_directory, to_dict
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.saved import read_config
+from meigm_jax.sweep import Job
 from meigm_jax.usage import CONFIGS, GROUPS, choices, usage
 
 LITERAL = ("resume", "run_dir", "name")  # taken as they are: paths may hold what Hydra's grammar reserves
@@ -30,13 +34,6 @@ class Command(NamedTuple):
     resume: Path | None
 
 
-class Job(NamedTuple):
-    """One run: its configuration, and the run directory that it continues."""
-
-    config: Config
-    resume: Path | None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what the arguments ask for and return the exit code: 0, 2 for a wrong configuration, 130 on Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -44,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if {"-h", "--help"} & set(arguments):
             print(usage())
             return 0
-        jobs = plan(parse(arguments))
+        command = parse(arguments)
+        jobs = plan(command)
         from meigm_jax.runs.loop import check, run  # imports jax
 
         for job in jobs:
             check(job.config, job.resume)
-        for job in jobs:
-            run(job.config, resume=job.resume)
+        if jobs[0].sweep is not None:
+            return sweep.train(jobs, run, new=command.resume is None)
+        run(jobs[0].config, resume=jobs[0].resume)
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -78,19 +77,11 @@ def parse(arguments: Sequence[str]) -> Command:
 def plan(command: Command) -> list[Job]:
     """Every run that the command asks for, validated. Raises ConfigError if any of them is wrong."""
     if command.resume is not None:
-        return [_resumed(command, command.resume)]
+        return _resumed(command, command.resume)
     if "env" not in command.groups:
         raise ConfigError(f"missing +env=NAME; environments: {', '.join(choices('env'))}")
-    jobs = [Job(build(tree), None) for tree in _compositions(command)]
-    targets = [_target(job.config) for job in jobs]
-    if None not in targets and len(set(targets)) < len(targets):
-        raise ConfigError(f"{len(jobs)} runs cannot share a run directory; leave out run_dir= and name=")
-    return jobs
-
-
-def _target(config: Config) -> str | None:
-    """What tells run directories apart; None for the local time, which always does."""
-    return config.run_dir or (config.name and f"{config.env.name}/{config.algo.name}/{config.name}")
+    runs = [(experiment, build(tree)) for experiment, tree in _compositions(command)]
+    return sweep.lay_out(runs) if len(runs) > 1 else [Job(runs[0][1], None)]
 
 
 def _names(group: str, text: str) -> list[str]:
@@ -120,16 +111,35 @@ def _value(key: str, text: str) -> Any:
     return override.value()
 
 
-def _compositions(command: Command) -> Iterator[dict[str, Any]]:
-    """The configuration of each combination of the chosen files: env, then algo, then experiment, then the values."""
-    from hydra import compose, initialize_config_dir
+def _compositions(command: Command) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The configuration of each combination of the chosen files: env, then algo, then experiment, then the values.
+
+    The experiment comes with it where there are several.
+    """
+    from hydra import compose
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with _hydra():
         for names in itertools.product(*command.groups.values()):
-            chosen = zip(command.groups, names, strict=True)
-            overrides = [f"{'+' if group == 'experiment' else ''}{group}={name}" for group, name in chosen]
-            yield _with_values(OmegaConf.to_container(compose("config", overrides)), command.values)
+            chosen = dict(zip(command.groups, names, strict=True))
+            overrides = [f"{'+' if group == 'experiment' else ''}{group}={name}" for group, name in chosen.items()]
+            experiment = chosen["experiment"] if len(command.groups.get("experiment", [])) > 1 else ""
+            yield experiment, _with_values(OmegaConf.to_container(compose("config", overrides)), command.values)
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra with configs/, also where the caller is an application of Hydra's."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,21 +155,45 @@ def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _resumed(command: Command, path: Path) -> Job:
-    """The run in `path` with the values that may change. Raises ConfigError on any other change."""
-    old = read_config(path, "resume")
+def _resumed(command: Command, path: Path) -> list[Job]:
+    """The run, or all runs of the sweep, in `path`. Raises ConfigError when there is none, or it can't go on."""
+    if not (path / sweep.PLAN).exists():
+        return [Job(_changed(read_config(path, "resume"), command, path), path)]
+    return [_resumed_in_sweep(planned, command, path) for planned in sweep.read(path)]
+
+
+def _resumed_in_sweep(planned: Config, command: Command, folder: Path) -> Job:
+    """One run of a sweep, from where it has got to. Raises ConfigError when something else is in its place."""
+    run_dir = run_directory(planned)
+    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+        return Job(_changed(planned, command, folder), None, folder)
+    saved = read_config(run_dir, "resume")
+    if key := _difference(planned, saved, (*MAY_CHANGE, "run_dir", "name")):
+        raise ConfigError(f"resume: '{run_dir}' is not the run that {folder / sweep.PLAN} has there: {key} differs")
+    steps = max(saved.total_env_steps, planned.total_env_steps)  # it may have been extended by itself
+    return Job(_changed(replace(planned, total_env_steps=steps), command, run_dir), run_dir, folder)
+
+
+def _changed(old: Config, command: Command, path: Path) -> Config:
+    """`old`, of the run in `path`, with the command's values. Raises ConfigError on any that may not change."""
     chosen = {f"{group}.name": name for group, names in command.groups.items() for name in names}
     new = build(_with_values(to_dict(old), chosen | command.values))
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE):
-            allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in MAY_CHANGE)
-            raise ConfigError(f"{key}: cannot change on resume ({before.get(key)} in {path}); what can: {allowed}")
+    if key := _difference(old, new, MAY_CHANGE):
+        allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in MAY_CHANGE)
+        before = _flat(to_dict(old)).get(key)
+        raise ConfigError(f"{key}: cannot change on resume ({before} in {path}); what can: {allowed}")
     if new.total_env_steps < old.total_env_steps:
         raise ConfigError(
             f"total_env_steps: can only grow on resume ({old.total_env_steps} in {path}), got {new.total_env_steps}"
         )
-    return Job(new, path)
+    return new
+
+
+def _difference(old: Config, new: Config, but: tuple[str, ...]) -> str | None:
+    """The first key whose values differ, leaving out those that begin with one of `but`."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    keys = sorted(before.keys() | after.keys())
+    return next((key for key in keys if before.get(key) != after.get(key) and not key.startswith(but)), None)
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -52,13 +52,15 @@ TITLES = {
     "algo": "Algorithms (algo=NAME; several with commas)",
     "experiment": "Experiments (+experiment=NAME): values that belong together",
 }
+RESUME = "continue the run or the sweep in PATH: no +env; total_env_steps, log, checkpoint and wandb may change"
 EXAMPLES = """\
   python -m meigm_jax.train +env=smax_5v5                                    # ME-QMIX, the default algorithm
   python -m meigm_jax.train +env=smax_5v5 algo=qmix seeds=4 total_env_steps=1e7
-  python -m meigm_jax.train +env=smax_3m algo=qmix,me_qmix hyper.gamma=0.98  # one run after the other
+  python -m meigm_jax.train +env=smax_3m algo=qmix,me_qmix hyper.gamma=0.98  # a sweep: one after the other
   python -m meigm_jax.train +env=smax_3m algo.mixer.embed_dim=64
   python -m meigm_jax.train +env=matrix_game +experiment=smoke               # a minute: does everything work?
-  python -m meigm_jax.train resume=runs/smax_5v5/me_qmix/NAME total_env_steps=4e6"""
+  python -m meigm_jax.train resume=runs/smax_5v5/me_qmix/NAME total_env_steps=4e6
+  python -m meigm_jax.train resume=runs/sweeps/NAME                          # all runs of a command with several"""
 
 
 @cache
@@ -74,7 +76,7 @@ def usage() -> str:
 Train cooperative agents by maximum-entropy value decomposition.
 
 usage: python -m meigm_jax.train +env=NAME [algo=NAME] [+experiment=NAME] [key=value ...]
-       python -m meigm_jax.train resume=RUN_DIRECTORY [key=value ...]
+       python -m meigm_jax.train resume=FOLDER [key=value ...]
 
 Examples
 {EXAMPLES}
@@ -82,7 +84,7 @@ Examples
 {names}
 
 Options, with defaults (an algorithm, environment or experiment may set others; the command line has the last word)
-{_line("resume=PATH", "continue the run in PATH: no +env; total_env_steps, log, checkpoint and wandb may change")}
+{_line("resume=PATH", RESUME)}
 {_options((CONFIGS / "config.yaml").read_text())}
 
 Options of the algorithm and its parts (name -> what it takes)
@@ -93,7 +95,7 @@ Options of the environment itself
 {_line("env.id=ID", "of +env=jaxmarl: any JaxMARL environment with discrete actions; env.options go to its maker")}
 {_suites()}
 
-Exit codes: 0 success; 2 wrong configuration; 130 Ctrl-C and 143 SIGTERM, after saving a checkpoint."""
+Exit codes: 0 success; 2 wrong configuration; 130 Ctrl-C and 143 SIGTERM, after saving a checkpoint; 1 crash."""
 
 
 def _natural(name: str) -> list[str | int]:

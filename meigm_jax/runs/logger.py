@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, the console, and Weights & Biases when asked for."""
+"""Where the numbers of a run go: metrics.jsonl and the console."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from meigm_jax.config import Config, to_dict
+from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where the console is no terminal
-WANDB_SECONDS = 30.0  # to wait for its server at the start
 Row = dict[str, Any]
 
 
@@ -102,7 +101,8 @@ def _audience(stream: TextIO) -> Iterator[None]:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def _print(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO) -> None:
+    """Print above the progress bar, if there is one; nobody need be listening."""
     with _audience(stream):
         tqdm.write(text, file=stream)
         stream.flush()
@@ -136,11 +136,11 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line for the user."""
-        _print(text, sys.stdout)
+        say(text, sys.stdout)
 
     def warning(self, text: str) -> None:
         """One line on something that went wrong and that training survives."""
-        _print(f"warning: {text}", sys.stderr)
+        say(f"warning: {text}", sys.stderr)
 
     def progress(self, env_steps: int, seconds_per_env_step: float, seeds: int, means: dict[str, float]) -> None:
         """Show where training is: `env_steps` per seed, steps/s of all seeds together, and the latest means."""
@@ -157,70 +157,11 @@ class Console:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_LINE_SECONDS
             line = f"{100 * done / self._total:3.0f}%  {_count(done)}/{_count(self._total)} env steps, "
-            _print(line + ", ".join(facts), sys.stderr)
+            say(line + ", ".join(facts), sys.stderr)
 
 
 def _count(number: float) -> str:
     return tqdm.format_sizeof(number) if number >= 1000 else f"{number:.0f}"
-
-
-class Wandb:
-    """Weights & Biases as a sink: all seeds of a run are series of one wandb run. Any failure is one warning."""
-
-    def __init__(self, config: Config, run_dir: Path, console: Console):
-        self._console = console
-        self._run: Any = None
-        if config.wandb.mode != "disabled":
-            self._guard(lambda: self._start(config, run_dir))
-
-    def log(self, rows: Sequence[Row]) -> None:
-        """One point: the rows of all seeds, which share kind, policy and env_steps."""
-        if self._run is not None:
-            self._guard(lambda: self._run.log(wandb_point(rows)))
-
-    def finish(self) -> None:
-        """End the wandb run."""
-        if self._run is not None:
-            self._guard(lambda: self._run.finish())
-
-    def _start(self, config: Config, run_dir: Path) -> None:
-        import wandb  # optional at run time, and slow to import
-
-        earlier = sorted(run_dir.glob("wandb/*run-*"), key=lambda path: path.stat().st_mtime)
-        self._run = wandb.init(
-            project=config.wandb.project,
-            entity=config.wandb.entity,
-            group=config.wandb.group,
-            mode=config.wandb.mode,
-            dir=run_dir,
-            name="/".join(run_dir.parts[-3:]),
-            config=to_dict(config),
-            id=earlier[-1].name.rsplit("-", 1)[-1] if earlier else None,
-            resume="allow",
-            settings=wandb.Settings(init_timeout=WANDB_SECONDS, silent=True),
-        )
-        self._run.define_metric("*", step_metric="env_steps")
-
-    def _guard(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever wandb raises, training goes on
-            self._run = None
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            self._console.warning(f"wandb is off for the rest of this run: {reason}")
-
-
-def wandb_point(rows: Sequence[Row]) -> Row:
-    """Rows of all seeds as one flat point: `seed0/win_rate`, ... and the mean over seeds, `win_rate`."""
-    first = rows[0]
-    prefix = f"eval_{first['policy']}/" if first["kind"] == "eval" else "train/"
-    point: Row = {"env_steps": first["env_steps"], "grad_steps": first["grad_steps"]}
-    for key in metric_keys(first):
-        values = [finite(row.get(key)) for row in rows]
-        point |= {f"seed{row['seed']}/{prefix}{key}": x for row, x in zip(rows, values, strict=True) if x is not None}
-        if None not in values:
-            point[f"{prefix}{key}"] = sum(values) / len(values)
-    return point
 
 
 def metric_keys(row: Row) -> list[str]:

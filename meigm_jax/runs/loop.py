@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from meigm_jax.config import Config, steps_per_iteration, to_dict
+from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.checkpoint import Checkpoints, write_text
-from meigm_jax.runs.logger import Console, MetricsFile, Row, Wandb, to_json
+from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
 from meigm_jax.runs.trainer import Trainer, make_env, make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.wandb_sink import Wandb
 
 EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
 TRAIN_KEYS = (  # every training row has them; null where an algorithm has no such thing
@@ -74,12 +74,16 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
             state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             console = Console(config, progress.iteration * steps_per_iteration(config))
             wandb = Wandb(config, run_dir, console)
+            wandb.commit(metrics.offset)
+            sinks = (metrics, console, wandb)
+            training = Run(config, run_dir, trainer, state, progress, checkpoints, *sinks, stop, clock, started)
             try:
-                sinks = (metrics, console, wandb)
-                return Run(config, run_dir, trainer, state, progress, checkpoints, *sinks, stop, clock, started).train()
+                summary = training.train()
             finally:
                 console.close()
-                wandb.finish()
+                wandb.finish(hurry=lambda: stop.signum is not None)
+            stop.leave_if_asked()
+            return summary
 
 
 def _begin(
@@ -99,8 +103,7 @@ def _begin(
 
 
 def _new_run_dir(config: Config) -> Path:
-    name = config.name or datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    run_dir = Path(config.run_dir) if config.run_dir else Path("runs", config.env.name, config.algo.name, name)
+    run_dir = run_directory(config)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
     return run_dir
@@ -248,6 +251,7 @@ class Run:
             self._log()
         if self.schedule.evaluation_due(iteration):
             self._evaluate()
+        self.wandb.commit(self.metrics.offset)
         self.progress.reported = iteration
 
     def _log(self) -> None:
@@ -303,7 +307,6 @@ class Run:
         }
 
     def _write(self, rows: list[Row]) -> None:
-        self.wandb.log(rows)
         try:
             self.metrics.write(rows)
         except OSError as error:
@@ -345,6 +348,7 @@ class Run:
             self.console.warning(f"the last metrics or summary.json were not written, resume the run: {error}")
         self.console.close()
         self.console.message(self._table())
+        self.wandb.complete()
         return json.loads(text)
 
     def _summary(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """A trainer in miniature for tests of the loop: the same interface, no environment, compiled in a moment.
 
 Its parameters depend on everything in the replay, so whatever a checkpoint loses shows in them.
-As a command (`python -m tests.runs.fake RUN_DIR SECONDS`) it trains slowly, to be stopped from outside; SECONDS `inf`
-means that the first chunk never ends, outside of Python.
+As a command (`python -m tests.runs.fake RUN_DIR SECONDS [key=value ...]`) it trains slowly, to be stopped from outside;
+SECONDS `inf` means that the first chunk never ends, outside of Python.
 """
 
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,10 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     )
 
 
-def main() -> None:
-    run_dir, seconds = Path(sys.argv[1]), float(sys.argv[2])
+def make_slow_trainer(seconds: float) -> Callable[[Config, int], Trainer]:
+    """Maker of trainers whose chunks take `seconds` and are announced."""
 
-    def make_slow(config: Config, max_iterations: int) -> Trainer:
+    def make(config: Config, max_iterations: int) -> Trainer:
         trainer = make_trainer(config, max_iterations)
 
         def slow(state, first, count):
@@ -109,7 +110,13 @@ def main() -> None:
 
         return trainer._replace(run=slow)
 
-    run(small_config(run_dir, "checkpoint.interval_seconds=1000"), trainer_factory=make_slow)
+    return make
+
+
+def main() -> None:
+    run_dir, seconds, overrides = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    config = small_config(run_dir, "checkpoint.interval_seconds=1000", *overrides)
+    run(config, run_dir if run_dir.exists() else None, make_slow_trainer(seconds))
 
 
 if __name__ == "__main__":

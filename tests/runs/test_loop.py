@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import checkpoint, logger, loop, machine
-from meigm_jax.runs.logger import MetricsFile, wandb_point
+from meigm_jax.runs.logger import MetricsFile
 from meigm_jax.runs.progress import ChunkSize, Means, Schedule
 from tests.runs import fake
 
@@ -409,36 +409,6 @@ def test_progress_is_readable_where_there_is_no_terminal(monkeypatch, capsys):
     console.close()
     expected = " 25%  25.0k/100k env steps, 2.00k steps/s, 01:15 left, return 1.5\n"
     assert capsys.readouterr().err == expected
-
-
-def test_wandb_failing_is_one_warning(tmp_path, monkeypatch, capsys, whole):
-    class Broken:
-        def define_metric(self, *args, **kwargs): ...
-
-        def log(self, point):
-            raise RuntimeError("connection lost\nsecond line")
-
-    module = types.SimpleNamespace(init=lambda **_: Broken(), Settings=lambda **_: None)
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    chunks_of(monkeypatch, 3)
-    state, _ = train(fake.small_config(tmp_path / "run", "wandb.mode=online"))
-    assert capsys.readouterr().err == "warning: wandb is off for the rest of this run: connection lost\n"
-    assert_same(state, tmp_path / "run", whole)
-
-
-def test_a_wandb_point_holds_every_seed_and_the_mean():
-    about = {"kind": "train", "env_steps": 8, "grad_steps": 2, "hyper": {}, "wall_time": 1.0}
-    rows = [
-        {**about, "seed": seed, "member": seed - 3, "return": value, "loss_td": float("nan")}
-        for seed, value in [(3, 1.0), (4, 2.0)]
-    ]
-    assert wandb_point(rows) == {
-        "env_steps": 8,
-        "grad_steps": 2,
-        "seed3/train/return": 1.0,
-        "seed4/train/return": 2.0,
-        "train/return": 1.5,
-    }
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 300))

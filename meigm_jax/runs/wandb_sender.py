@@ -1,0 +1,243 @@
+"""Sends a run directory to Weights & Biases: `python -m meigm_jax.runs.wandb_sender RUN_DIRECTORY`.
+
+As a command it sends what wandb lacks of a finished run. During training `wandb_sink.py` starts it with the argument
+`follow`: then it reads from standard input how many bytes of metrics.jsonl it may send, and the end of the input is the
+end of the run, whether the trainer has finished, was stopped or was killed.
+
+A point holds everything that was measured at one number of env steps, which is also wandb's own step. So the step of a
+resumed wandb run tells what it has already, and nothing appears twice. Offline nothing can be looked up: there each
+sitting makes a folder of its own, and wandb.json tells how far the folders of earlier sittings go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import yaml
+
+from meigm_jax.runs.logger import Row, metric_keys
+from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
+
+INIT_SECONDS = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # to wait for the server, while training goes on
+RECORD = "wandb.json"  # in the run directory: the ids of its wandb runs
+
+
+class Target(NamedTuple):
+    """A wandb run, the seed that it is about (None: all of them), and the first env steps that it lacks."""
+
+    run: Any
+    seed: int | None
+    first: int
+
+
+def main() -> None:
+    """Send a finished run, or follow one until the input ends. Failures are told in one line, on standard output."""
+    told = os.dup(sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # wandb's own words
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(OSError):  # who listened may be dead
+            os.write(told, f"{text}\n".encode())
+
+    run_dir, following = Path(sys.argv[1]), FOLLOW in sys.argv
+    try:
+        if following:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the trainer, which ends the
+                signal.signal(number, signal.SIG_IGN)  # input; wandb's helper process inherits this
+            send_run(run_dir, sys.stdin, tell, FINISH_SECONDS)
+        else:
+            (run_dir / "summary.json").stat()
+            send_run(run_dir, (str((run_dir / "metrics.jsonl").stat().st_size), COMPLETE), tell, None)
+    except (Exception, SystemExit) as error:  # whatever wandb raises
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        tell(f"{WARNING}wandb is off for the rest of this run: {reason}" if following else f"error: {reason}")
+    os._exit(0)  # nothing that wandb still wants to wait for
+
+
+def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], seconds: float | None) -> None:
+    """Send what the lines of `inputs` allow: numbers of bytes, and that the run is complete.
+
+    seconds: how long ending the wandb runs may take before the process is ended.
+    """
+    import wandb
+
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    targets: list[Target] = []
+    complete = False
+    with Record(run_dir, config["wandb"]) as record, open(run_dir / "metrics.jsonl", "rb") as metrics:
+        try:
+            for seed in _seeds(config):
+                targets.append(_start(config, run_dir, record, seed))
+            if config["wandb"]["mode"] == "online":
+                tell(f"wandb: {_where(targets)}")
+            for line in map(str.strip, inputs):
+                complete |= line == COMPLETE
+                for rows in points(metrics.read(0 if line == COMPLETE else int(line) - metrics.tell())):
+                    for target in targets:
+                        send(target, rows)
+                    record.sent = max(record.sent, rows[0]["env_steps"])
+            if complete:
+                summary = json.loads((run_dir / "summary.json").read_text())
+                for target in targets:
+                    send_summary(target, summary)
+        finally:
+            if seconds is not None:
+                threading.Timer(seconds, os._exit, [1]).start()
+            for target in targets:
+                target.run.finish(exit_code=0 if complete else 1)
+            wandb.teardown()
+        record.save()
+    if config["wandb"]["mode"] == "offline":
+        tell(f"wandb: upload with `wandb sync {shlex.quote(str(run_dir))}/wandb/offline-run-*`")
+
+
+class Record:
+    """What wandb.json remembers of each place and way that the run is sent to: the id that it has there, and how far
+    the folders go that were finished offline. Locked: the sender of an earlier sitting may not have finished."""
+
+    def __init__(self, run_dir: Path, settings: dict[str, Any]):
+        self._place = "/".join((settings["mode"], settings["entity"] or "", settings["project"], settings["runs"]))
+        self._folder = run_dir / "wandb"
+        self._file = open(run_dir / RECORD, "a+")  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file.seek(0)
+        self._all = json.loads(self._file.read() or "{}")
+        mine = self._all.get(self._place) or {"id": secrets.token_hex(4), "sent": -1, "folders": []}
+        self.id, self.sent = mine["id"], mine["sent"]
+        for path in self._folders():  # of a sitting that was killed: nobody knows how much of it can be read
+            if path.name not in mine["folders"]:
+                path.rename(path.with_name(path.name.replace("offline", "unfinished", 1)))
+        self._write(mine)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def save(self) -> None:
+        """What was sent is in folders that are whole now."""
+        self._write({"id": self.id, "sent": self.sent, "folders": sorted(path.name for path in self._folders())})
+
+    def _folders(self) -> list[Path]:
+        return [*self._folder.glob(f"offline-run-*-{self.id}"), *self._folder.glob(f"offline-run-*-{self.id}-seed*")]
+
+    def _write(self, mine: dict[str, Any]) -> None:
+        self._file.truncate(0)
+        self._file.write(json.dumps(self._all | {self._place: mine}, indent=2) + "\n")
+        self._file.flush()
+
+
+def points(lines: bytes) -> Iterator[list[Row]]:
+    """The rows of each number of env steps."""
+    for _, rows in groupby(map(json.loads, lines.splitlines()), lambda row: row["env_steps"]):
+        yield list(rows)
+
+
+def send(target: Target, rows: Sequence[Row]) -> None:
+    """One point, unless the wandb run has it already."""
+    env_steps = rows[0]["env_steps"]
+    if env_steps >= target.first:
+        mine = [row for row in rows if target.seed in (None, row["seed"])]
+        target.run.log(point(mine, together=target.seed is None), step=env_steps, commit=True)
+
+
+def point(rows: Sequence[Row], together: bool) -> Row:
+    """Rows of one number of env steps as one flat row: `eval_greedy/win_rate`, ... are means over the seeds.
+
+    `together` adds every seed's own value, `seed0/eval_greedy/win_rate`, ...
+    """
+    flat: Row = {"env_steps": rows[0]["env_steps"], "grad_steps": rows[0]["grad_steps"]}
+    for prefix in dict.fromkeys(map(_prefix, rows)):
+        found = [row for row in rows if _prefix(row) == prefix]
+        for key in metric_keys(found[0]):
+            values = {row["seed"]: row.get(key) for row in found}
+            if together:
+                flat |= {f"seed{seed}/{prefix}/{key}": x for seed, x in values.items() if x is not None}
+            known = [x for x in values.values() if x is not None]
+            if len(known) == len(values):
+                flat[f"{prefix}/{key}"] = sum(known) / len(known)
+    return flat
+
+
+def send_summary(target: Target, summary: dict[str, Any]) -> None:
+    """Summary values, and the final evaluation as a table."""
+    import wandb
+
+    seeds = [each for each in summary["seeds"] if target.seed in (None, each["seed"])]
+    target.run.summary.update(summary_values(summary, seeds))
+    columns, data = evaluation_table(seeds)
+    target.run.log({"env_steps": summary["env_steps"], "evaluation": wandb.Table(columns=columns, data=data)})
+
+
+def evaluation_table(seeds: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Columns and rows of the final evaluation, a row per seed and policy, from the `seeds` of summary.json."""
+    finals = [(each["seed"], policy, final) for each in seeds for policy, final in each["final"].items()]
+    metrics = list(dict.fromkeys(key for *_, final in finals for key in final if key != "env_steps"))
+    return ["seed", "policy", *metrics], [[s, policy, *(final.get(m) for m in metrics)] for s, policy, final in finals]
+
+
+def summary_values(summary: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> Row:
+    """What wandb shows of a run in one line: means over `seeds` of the final and best evaluations, and its cost."""
+    values: Row = {
+        key: summary[key] for key in ("env_steps_per_second", "compile_seconds", "wall_time", "peak_memory_bytes")
+    }
+    values["non_finite_seeds"] = sum(each["non_finite"] is not None for each in seeds)
+    groups = {f"final_{policy}": [each["final"][policy] for each in seeds] for policy in seeds[0]["final"]}
+    for name, found in (groups | {"best": [each["best"] for each in seeds]}).items():
+        for key in metric_keys(found[0]):
+            if all(each.get(key) is not None for each in found):
+                values[f"{name}/{key}"] = sum(each[key] for each in found) / len(found)
+    return values
+
+
+def _seeds(config: dict[str, Any]) -> Sequence[int | None]:
+    together = config["wandb"]["runs"] == "together"
+    return [None] if together else range(config["seed"], config["seed"] + config["seeds"])
+
+
+def _start(config: dict[str, Any], run_dir: Path, record: Record, seed: int | None) -> Target:
+    import wandb
+
+    settings, alone = config["wandb"], seed is not None
+    label = f"{config['env']['name']}/{config['algo']['name']}/{config['name'] or run_dir.name}"
+    run = wandb.init(
+        project=settings["project"],
+        entity=settings["entity"],
+        group=settings["group"] or (label if alone else None),
+        mode=settings["mode"],
+        dir=run_dir,
+        name=f"{label}/seed{seed}" if alone else label,
+        config=config | ({"seed": seed, "seeds": 1} if alone else {}),
+        id=f"{record.id}-seed{seed}" if alone else record.id,
+        resume="allow",
+        reinit="create_new",
+        settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
+    )
+    run.define_metric("*", step_metric="env_steps")
+    return Target(run, seed, first=record.sent + 1 if settings["mode"] == "offline" else run.step)
+
+
+def _where(targets: Sequence[Target]) -> str:
+    run = targets[0].run
+    return run.url if len(targets) == 1 else f"{len(targets)} runs in group {run.group}: {run.project_url}"
+
+
+def _prefix(row: Row) -> str:
+    return f"eval_{row['policy']}" if row["kind"] == "eval" else row["kind"]
+
+
+if __name__ == "__main__":
+    main()
