@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from meigm_jax.config import Config, build, num_iterations, steps_per_iteration, to_dict
-from meigm_jax.envs import NAMES, SUITES
+from meigm_jax.envs import BY_ID, NAMES, SUITES
 from meigm_jax.registry import ConfigError
 from meigm_jax.train import Job, parse, plan
 from meigm_jax.usage import choices
+
+BY_NAME = [name for name in choices("env") if name != BY_ID]  # that one needs an id
+ONE_EACH = [names[0] for names in SUITES if names[0] != BY_ID]
 
 
 def compose(*arguments: str) -> Config:
@@ -25,9 +28,9 @@ def default() -> Config:
 @pytest.fixture(scope="module")
 def composed() -> list[Job]:
     """Every algorithm with one environment of each suite, and every environment with the default algorithm."""
-    one_each = ",".join(names[0] for names in SUITES)
-    pairs = plan(parse([f"env={one_each}", f"algo={','.join(choices('algo'))}"]))
-    return pairs + plan(parse([f"env={','.join(choices('env'))}"]))
+    pairs = plan(parse([f"env={','.join(ONE_EACH)}", f"algo={','.join(choices('algo'))}"]))
+    by_id = plan(parse(["env=jaxmarl", "env.id=switch_riddle"]))
+    return pairs + plan(parse([f"env={','.join(BY_NAME)}"])) + by_id
 
 
 def changed(config: Config, path: str, value: Any) -> dict[str, Any]:
@@ -42,8 +45,8 @@ def changed(config: Config, path: str, value: Any) -> dict[str, Any]:
 
 def test_every_file_names_what_it_configures(composed: list[Job]) -> None:
     names = {(job.config.env.name, job.config.algo.name) for job in composed}
-    expected = {(names[0], algo) for names in SUITES for algo in choices("algo")}
-    assert names == expected | {(env, "me_qmix") for env in choices("env")}
+    expected = {(env, algo) for env in ONE_EACH for algo in choices("algo")}
+    assert names == expected | {(env, "me_qmix") for env in [*BY_NAME, "jaxmarl_switch_riddle"]}
 
 
 def test_configurations_survive_plain_containers(composed: list[Job]) -> None:

@@ -20,7 +20,7 @@ from meigm_jax.train import main, parse, plan
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENV = "+env=smax_3m"
 WRONG = [  # arguments -> what the one line must say
-    ("", "missing +env=NAME; environments: matrix_game, smax_2s3z"),
+    ("", "missing +env=NAME; environments: jaxmarl, matrix_game, mpe_simple_spread"),
     ("algo=qmix", "missing +env=NAME"),
     ("+env=smax_5v6", "env: unknown name 'smax_5v6'; did you mean smax_5v5"),
     ("+env=", "env: unknown name ''"),

@@ -127,7 +127,7 @@ def with_shaping(batch: Trajectory, hyper: Hyper, step: Array) -> Trajectory:
     """
     if batch.shaped_reward is None:
         return batch
-    weight = policies.linear_schedule(hyper.shaping_start, 0.0, hyper.shaping_decay_steps, step)
+    weight = policies.linear_schedule(hyper.shaping_start, jnp.float32(0.0), hyper.shaping_decay_steps, step)
     return batch._replace(reward=batch.reward + weight * batch.shaped_reward, shaped_reward=None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
     """
     limit = time_limit or _own_limit(name, env)
     cap = time_limit or limit + 1  # some compare the step count with the limit before they increment it
-    actions = [int(env.action_space(agent).n) for agent in env.agents]
+    actions = [int(cast(Discrete, env.action_space(agent)).n) for agent in env.agents]
     exists = jnp.arange(max(actions)) < jnp.asarray(actions)[:, None]  # bool[N, A]
     shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
     obs_dims = [int(np.prod(shapes[agent].shape)) for agent in env.agents]

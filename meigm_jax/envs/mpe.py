@@ -15,7 +15,7 @@ from meigm_jax.types import Env
 with quiet():
     from jaxmarl.environments.mpe import SimpleSpreadMPE
 
-PICTURE = 240  # pixels, height and width
+PICTURE, DPI = 240, 80  # pixels, height and width; per inch
 
 
 def make(name: str, num_agents: int = 3, num_landmarks: int = 3, local_ratio: float = 0.5, max_steps: int = 25) -> Env:
@@ -38,20 +38,19 @@ def _make(name: str, num_agents: int, num_landmarks: int, local_ratio: float, ma
 
 def _render(spread: SimpleSpreadMPE, env_states: Sequence[Any]) -> list[np.ndarray]:
     """JaxMARL's picture of each state: agents, and the landmarks that they should cover."""
-    import matplotlib.pyplot as plt
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with quiet():
+    states = [env_state for env_state, _ in env_states]
+    with quiet(), pyplot.rc_context({"backend": "agg", "figure.dpi": DPI}):
         from jaxmarl.environments.mpe.mpe_visualizer import MPEVisualizer
 
-        states = [env_state for env_state, _ in env_states]
-        with plt.rc_context({"backend": "agg"}):
-            picture = MPEVisualizer(spread, states)
-    picture.fig.set_size_inches(PICTURE / 80, PICTURE / 80)
-    picture.fig.set_dpi(80)
-    frames = []
+        picture = MPEVisualizer(spread, states)
+    pyplot.close(picture.fig)  # from here on it is ours alone
+    picture.fig.set_size_inches(PICTURE / DPI, PICTURE / DPI)
+    canvas, frames = FigureCanvasAgg(picture.fig), []
     for number in range(len(states)):
         picture.update(number)
-        picture.fig.canvas.draw()
-        frames.append(np.asarray(picture.fig.canvas.buffer_rgba())[..., :3].copy())
-    plt.close(picture.fig)
+        canvas.draw()
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return frames

@@ -73,5 +73,5 @@ def test_a_convolution_sees_where_things_are():
 
 
 def test_a_cnn_needs_images():
-    with pytest.raises(ConfigError, match="algo.agent.name: cnn needs observations of height x width x channels"):
+    with pytest.raises(ConfigError, match=r"algo.agent.name: cnn needs observations of height x width x channels"):
         AGENTS["cnn"].load()(SPEC._replace(obs_shape=()), hidden_dim=8, channels=4)
