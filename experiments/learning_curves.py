@@ -1,10 +1,10 @@
-"""Greedy evaluation over training, several algorithms and seeds per environment: curves, CSV and a table.
+"""Evaluation over training, several algorithms and seeds per environment: curves, CSV and a table.
 
     python experiments/learning_curves.py smax_3m --algos qmix me_qmix --seeds 3 --steps 2e6
 
-One unit is one environment and one algorithm. A unit that was interrupted goes on where it was saved, a finished one is
-not run again. CSV files are made anew from the runs that are there, figures and the table from the CSV files. Runs go
-to experiments/runs/learning_curves/, results to experiments/results/learning_curves/.
+One unit is one environment and one algorithm; `random` among the algorithms plays uniformly and learns nothing. A unit
+that was interrupted goes on where it was saved, a finished one is not run again. Runs become CSV files, and figures and
+table are made from these. Runs go to experiments/runs/learning_curves/, results to experiments/results/learning_curves/.
 """
 
 import argparse
@@ -21,6 +21,15 @@ from meigm_jax.runs import curves
 HERE = Path(__file__).parent
 RUNS = HERE / "runs" / "learning_curves"
 RESULTS = HERE / "results" / "learning_curves"
+RANDOM = (
+    "algo=qmix",
+    "algo.name=random",
+    "hyper.epsilon_start=1",
+    "hyper.epsilon_end=1",
+    "evaluation.policies=[sampled]",
+    "total_env_steps=1",
+)
+COLUMNS = {"400k": 400_000, "1M": 1_000_000, "2M": 2_000_000, "5M": 5_000_000}
 
 
 def main() -> None:
@@ -29,7 +38,7 @@ def main() -> None:
     parser.add_argument("--algos", nargs="+", default=["qmix", "me_qmix"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=float, default=2e6, help="env steps per seed")
-    parser.add_argument("--episodes", type=int, default=256, help="greedy episodes per seed and evaluation")
+    parser.add_argument("--episodes", type=int, default=256, help="episodes per seed, policy and evaluation")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the trainer")
     options = parser.parse_args()
     for env in options.envs:
@@ -51,14 +60,15 @@ def evaluated(run: Path) -> bool:
 def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:
     """Train all seeds of one algorithm on one environment, or go on with it."""
     run_dir = RUNS / env / algo
+    if (run_dir / "summary.json").exists() and algo == "random":
+        return
     if (run_dir / "config.yaml").exists():
         arguments = [f"resume={run_dir}", f"total_env_steps={options.steps:.0f}"]
     else:
         arguments = [
             f"+env={env}",
-            f"algo={algo}",
             f"seeds={options.seeds}",
-            f"total_env_steps={options.steps:.0f}",
+            *(RANDOM if algo == "random" else (f"algo={algo}", f"total_env_steps={options.steps:.0f}")),
             f"evaluation.episodes={options.episodes}",
             f"evaluation.final_episodes={options.episodes}",
             f"run_dir={run_dir}",
@@ -69,12 +79,15 @@ def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:
 
 
 def report(env: str, runs: list[Path]) -> None:
-    """The CSV of one environment, and the facts about its runs."""
+    """One CSV of the environment per policy that was evaluated, and the facts about its runs."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     members = [member for run in runs for member in curves.read_members(run)]
-    measure = curves.choose(members, kind="eval", policy="greedy")
-    lines = curves.pool(members, measure, print)
-    write_csv(RESULTS / f"{env}.csv", measure.metric, {line.algo: line.curve for line in lines})
+    for policy in {row["policy"] for member in members for row in member.rows if row["kind"] == "eval"}:
+        mine = [m for m in members if any(row.get("policy") == policy for row in m.rows)]
+        measure = curves.choose(mine, kind="eval", policy=policy)
+        lines = curves.pool(mine, measure, print)
+        name = env if policy == "greedy" else f"{env}.{policy}"
+        write_csv(RESULTS / f"{name}.csv", measure.metric, {line.algo: line.curve for line in lines})
     facts = {run.name: unit_facts(run) for run in runs}
     (RESULTS / f"{env}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
@@ -104,34 +117,45 @@ def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
 
 
 def draw(path: Path) -> None:
-    """The figure of one environment, beside its CSV."""
+    """The figure of one environment and policy, beside its CSV."""
     measure, found = read_csv(path)
     lines = [curves.Line(algo, "", curve) for algo, curve in found.items()]
-    plot.draw(path.with_suffix(".png"), plot.figure(lines, path.stem, measure))
+    plot.draw(path.with_suffix(".png"), plot.figure(lines, env_of(path), measure))
+
+
+def env_of(path: Path) -> str:
+    """The environment of a file that is called <env>.csv, or <env>.<policy>.csv where the policy is not greedy."""
+    return path.name.split(".")[0]
 
 
 def write_readme() -> None:
-    """A table of every environment: the mean at 400k, 1M and 2M steps with intervals."""
+    """A table of every environment: the means at some env steps with intervals."""
     lines = [
         "# Learning curves",
         "",
-        "Made by `python experiments/learning_curves.py`. Greedy evaluation, mean over seeds with the 95 % Student-t",
-        "interval of the mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON",
-        "files hold configuration, versions, device and cost. Steps/s are of all seeds together, measured with two",
-        "units side by side on two CPU cores: they tell what the curves cost, not how fast the trainer can be.",
+        "Made by `python experiments/learning_curves.py`. Win rate where the environment has one, else return in its",
+        "own units; mean over seeds with the 95 % Student-t interval of the mean: in the table, and as bands in the",
+        "figures, which are drawn from the CSV files. The JSON files hold configuration, versions, device and cost.",
+        "Steps/s are of all seeds together, measured with two units side by side on two busy CPU cores: they tell what",
+        "the curves cost, not how fast the trainer can be. `random` plays uniformly and learns nothing.",
         "",
-        "| environment | algorithm | seeds x episodes | 400k steps | 1M steps | 2M steps | steps/s |",
-        "|---|---|---|---|---|---|---|",
+        f"| environment | policy | algorithm | seeds x episodes | {' | '.join(COLUMNS)} | steps/s |",
+        f"|---|---|---|---|{'---|' * len(COLUMNS)}---|",
     ]
     for path in sorted(RESULTS.glob("*.csv")):
-        facts = json.loads(path.with_suffix(".json").read_text())
-        for algo, curve in read_csv(path)[1].items():
-            cells = [cell(curve, steps) for steps in (400_000, 1_000_000, 2_000_000)]
+        facts = json.loads((RESULTS / f"{env_of(path)}.json").read_text())
+        measure, found = read_csv(path)
+        for algo, curve in found.items():
+            cells = [cell(curve, steps) for steps in COLUMNS.values()]
             fact = facts[algo]
-            speed = f"{fact['env_steps_per_second']:.0f}" if "env_steps_per_second" in fact else ""
+            if algo == "random":
+                cells, fact = [cell(curve, int(curve.env_steps[-1]))] * len(COLUMNS), fact | {"env_steps_per_second": 0}
+            speed = f"{fact['env_steps_per_second']:.0f}" if fact.get("env_steps_per_second") else ""
             size = f"{fact['seeds']} x {fact['episodes']}"
-            lines.append(f"| {path.stem} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
-    lines += [""] + [f"![{path.stem}]({path.name})" for path in sorted(RESULTS.glob("*.png"))]
+            lines.append(f"| {env_of(path)} | {measure.policy} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
+    for path in sorted(RESULTS.glob("*.png")):
+        policy = " (sampled policy)" if ".sampled." in path.name else ""
+        lines += ["", f"![{env_of(path)}{policy}]({path.name})"]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
 
 
@@ -147,7 +171,8 @@ def read_csv(path: Path) -> tuple[curves.Measure, dict[str, curves.Curve]]:
         members = sorted({int(row[1]) for row in mine})
         values = {(int(row[1]), int(row[2])): float(row[3]) for row in mine}
         found[algo] = curves.Curve(np.array(steps), np.array([[values[m, t] for t in steps] for m in members]))
-    return curves.Measure(header[3], "eval", "greedy"), found
+    policy = "greedy" if path.stem == env_of(path) else path.stem.split(".")[1]
+    return curves.Measure(header[3], "eval", policy), found
 
 
 def cell(curve: curves.Curve, steps: int) -> str:
@@ -157,7 +182,8 @@ def cell(curve: curves.Curve, steps: int) -> str:
     if not at:
         return "-"
     found = curves.interval(curve.values[:, at[-1:]])
-    return f"{found.mean[0]:.3f} [{found.low[0]:.3f}, {found.high[0]:.3f}]"
+    digits = 3 if abs(found.mean[0]) < 2 else 1
+    return f"{found.mean[0]:.{digits}f} [{found.low[0]:.{digits}f}, {found.high[0]:.{digits}f}]"
 
 
 if __name__ == "__main__":
