@@ -4,7 +4,7 @@
 
 One unit is one environment and one algorithm; `random` among the algorithms plays uniformly and learns nothing. A unit
 that was interrupted goes on where it was saved, a finished one is not run again. Runs become CSV files, and figures and
-table are made from these. Runs go to experiments/runs/learning_curves/, results to experiments/results/learning_curves/.
+table are made from these. Runs go to experiments/runs/learning_curves, results to experiments/results/learning_curves.
 """
 
 import argparse
