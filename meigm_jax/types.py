@@ -31,6 +31,7 @@ class EnvSpec(NamedTuple):
     min_episode_length: int  # the shortest possible episode, in steps: sizes the reset pool
     outcomes: tuple[str, ...]  # keys of `info`: f32[] outcomes of the episode, read where it ends ("win", ...)
     obs_shape: tuple[int, ...] = ()  # an observation's own shape, product O: (height, width, channels); (): flat
+    unit_dim: int = 0  # the state begins with so many numbers of each agent, one agent after the other; 0: it does not
     shaped: bool = False  # `info` has "shaped_reward", f32[]: of every step, for learning alone
 
 

@@ -33,9 +33,13 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "hidden_dim": "units of the agent's hidden layers",
     "hypernet_dim": "hidden units of the networks that make weights from the state",
     "mask_dead": "leave out agents that have no choice to make",
+    "kernel_dim": "hidden units of the kernels",
+    "layers": "Linear layers of each of the kernels",
     "local_ratio": "weight of an agent's own collisions in its reward, against the team's distances",
     "max_steps": "time limit of an episode, env steps",
     "num_agents": "agents",
+    "num_heads": "attention heads",
+    "num_kernels": "attention kernels over joint actions",
     "num_landmarks": "landmarks",
     "payoff": "reward of each joint action: nested lists, an axis per agent; []: the paper's Table 1",
     "residual": "add the input to the output",
@@ -45,6 +49,8 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "time_limit": "env steps after which an episode is cut; null: the environment's own limit",
     "value_dim": "hidden units of the state value that the mixer adds",
     "walls_cause_death": "a unit that leaves the map dies",
+    "weighted": "heads are weighed by the state, else equally",
+    "weighted_head": "utilities are scaled and shifted by the state first",
     "width": "units between the two layers",
 }
 TITLES = {

@@ -32,7 +32,7 @@ def _make(name: str, num_agents: int, num_landmarks: int, local_ratio: float, ma
         num_agents=num_agents, num_landmarks=num_landmarks, local_ratio=local_ratio, max_steps=max_steps
     )
     env = adapt(name, spread)
-    spec = env.spec._replace(min_episode_length=env.spec.episode_limit)
+    spec = env.spec._replace(min_episode_length=env.spec.episode_limit, unit_dim=env.spec.obs_dim)
     return env._replace(spec=spec, render=functools.partial(_render, spread))
 
 

@@ -96,6 +96,48 @@ def qmix_sizes(params: dict) -> dict[str, int]:
     }
 
 
+def kernels(params: dict, name: str) -> dict:
+    """QPLEX's extractors <name>.<k>[.<layer>], stacked: kernel_<n> [K, in, out] and bias_<n> [K, out]."""
+    layers: dict[str, list] = {}
+    for key in sorted(key for key in params if key.startswith(f"{name}.") and key.endswith("weight")):
+        number, *layer, _ = key.removeprefix(f"{name}.").split(".")
+        layers.setdefault(layer[0] if layer else "0", []).append((int(number), key.removesuffix(".weight")))
+    stacked = {}
+    for n, layer in enumerate(sorted(layers, key=int)):
+        found = [linear(params, key) for _, key in sorted(layers[layer])]
+        stacked[f"kernel_{n}"] = jnp.stack([each["kernel"] for each in found])
+        stacked[f"bias_{n}"] = jnp.stack([each["bias"] for each in found])
+    return stacked
+
+
+def qplex(params: dict) -> dict:
+    names = {"key": "key_extractors", "agents": "agents_extractors", "actions": "action_extractors"}
+    tree = {ours: kernels(params, f"si_weight.{theirs}") for ours, theirs in names.items()}
+    return {"params": tree | {"w": hypernet(params, "hyper_w_final"), "b": hypernet(params, "V")}}
+
+
+def qplex_sizes(params: dict) -> dict[str, int]:
+    """The options of our mixer that give the file's widths."""
+    tree = qplex(params)["params"]["key"]
+    return {
+        "hypernet_dim": params["hyper_w_final.0.weight"].shape[0],
+        "num_kernels": tree["kernel_0"].shape[0],
+        "kernel_dim": tree["kernel_0"].shape[2],
+        "layers": len(tree) // 2,
+    }
+
+
+def qatten(params: dict, weighted: bool) -> dict:
+    heads = len([name for name in params if name.startswith("key_embedding_layers.") and name.endswith("weight")])
+    tree = {"value": hypernet(params, "constrant_value_layer")}
+    for head in range(heads):
+        tree[f"query_{head}"] = hypernet(params, f"query_embedding_layers.{head}")
+        tree[f"key_{head}"] = linear(params, f"key_embedding_layers.{head}")
+    if weighted:
+        tree["head"] = hypernet(params, "head_embedding_layer")
+    return {"params": tree}
+
+
 def affine(params: dict, w: str = "hyper_w", b: str = "hyper_b") -> dict:
     return {"params": {"w": hypernet(params, w), "b": hypernet(params, b)}}
 

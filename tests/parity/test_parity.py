@@ -11,7 +11,7 @@ import pytest
 
 from meigm_jax.algos import value_decomposition as vd
 from meigm_jax.hyper import Hyper
-from meigm_jax.mixers import qmix, vdn
+from meigm_jax.mixers import qatten, qmix, qplex, vdn
 from meigm_jax.modules import agent, opt, temperature
 from meigm_jax.ops import policies
 from meigm_jax.ops.targets import lambda_returns
@@ -113,6 +113,41 @@ def mixer_qmix(golden):
     check_mixer(mixer, files.qmix, golden)
 
 
+def mixer_qplex(golden):
+    given, out = golden.given, golden.out
+    *_, num_agents, num_actions = given["q_all"].shape
+    spec = files.spec(num_agents, num_actions, 1, given["states"].shape[-1])
+    mixer = qplex.make(spec, **files.qplex_sizes(golden.param), weighted_head=golden.meta["weighted_head"])
+    action, alive = jnp.asarray(given["actions"]), jnp.ones(given["agent_qs"].shape, bool)
+    avail = jnp.asarray(given["avail_actions"]) > 0
+    best = policies.take(jnp.asarray(given["q_all"]), policies.greedy(jnp.asarray(given["q_all"]), avail))
+    same(best, given["max_q_i"], "max_q_i")
+
+    def mix(params, x):
+        q = MixInput(x["agent_qs"], x["max_q_i"], action, x["states"], alive, x["agent_qs"][..., None])
+        return mixer.apply(files.qplex(params), q)
+
+    inputs = ["agent_qs", "max_q_i", "states"]
+    found = mix(golden.param, {name: jnp.asarray(given[name]) for name in inputs})
+    same(found[..., None], out["q_tot"], "q_tot")
+    check_gradients(lambda p, x: jnp.sum(mix(p, x) ** 2), golden, inputs)
+
+
+def mixer_qatten(golden):
+    num_agents, state_dim = golden.given["agent_qs"].shape[-1], golden.given["states"].shape[-1]
+    embed_dim, unit_dim = golden.param["key_embedding_layers.0.weight"].shape
+    weighted = golden.meta["type"] == "weighted"
+    mixer = qatten.make(
+        files.spec(num_agents, 2, 1, state_dim)._replace(unit_dim=unit_dim),
+        num_heads=sum(name.startswith("key_embedding_layers") and name.endswith("weight") for name in golden.param),
+        embed_dim=embed_dim,
+        hypernet_dim=golden.param["query_embedding_layers.0.0.weight"].shape[0],
+        value_dim=golden.param["constrant_value_layer.0.weight"].shape[0],
+        weighted=weighted,
+    )
+    check_mixer(mixer, partial(files.qatten, weighted=weighted), golden)
+
+
 def opt_spec(golden):
     *_, num_agents, num_actions = golden.given["q_all"].shape
     return files.spec(num_agents, num_actions, 1, golden.given["states"].shape[-1])
@@ -201,12 +236,19 @@ class Learning:
         obs_dim, state_dim = golden.given["obs"].shape[-1], golden.given["states"].shape[-1]
         spec = files.spec(num_agents, num_actions, obs_dim, state_dim)
         mixer_params = files.below(golden.param, "mixer")
+        self.qplex = "V.0.weight" in mixer_params
+        if self.qplex:
+            mixer = qplex.make(spec, **files.qplex_sizes(mixer_params), weighted_head=True)
+        else:
+            mixer = qmix.make(spec, **files.qmix_sizes(mixer_params), mask_dead=False)
+        self.opt_prefix = "opt." if self.qplex else "mixer."  # whose hyper_w and hyper_b are the OPT's
         affine = opt.make_identity(spec)
         if soft:
-            affine = opt.make_affine(spec, mixer_params["hyper_w.0.weight"].shape[0], mask_dead=False)
+            width = golden.param[f"{self.opt_prefix}hyper_w.0.weight"].shape[0]
+            affine = opt.make_affine(spec, width, mask_dead=False)
         self.parts = vd.Parts(
             agent.make_gru(spec, golden.param["agent.fc1.weight"].shape[0]),
-            qmix.make(spec, **files.qmix_sizes(mixer_params), mask_dead=False),
+            mixer,
             affine,
             temperature.make_fixed(spec),
             soft,
@@ -225,8 +267,8 @@ class Learning:
         mixer_params = files.below(torch, f"{prefix}mixer")
         return vd.Network(
             files.gru_agent(files.below(torch, f"{prefix}agent")),
-            files.qmix(mixer_params),
-            files.affine(mixer_params) if self.soft else {},
+            files.qplex(mixer_params) if self.qplex else files.qmix(mixer_params),
+            files.affine(files.below(torch, f"{prefix}{self.opt_prefix[:-1]}")) if self.soft else {},
             {},
         )
 
@@ -252,7 +294,7 @@ class Learning:
         agree(q, self.out["q"], "q")
         rows = jax.tree.map(lambda x: x[:-1], self.batch.at)
         q_tot = vd.joint_value(self.parts, online, q[:-1], features[:-1], self.batch.action, rows)
-        agree(q_tot[..., None], self.out["q_tot"], "q_tot")
+        agree(self.stored(q_tot)[..., None], self.out["q_tot"], "q_tot")
         agree(policies.take(q[:-1], self.batch.action), self.out["q_chosen"], "q_chosen")
         return q, q_tot
 
@@ -260,8 +302,16 @@ class Learning:
         target_q, features = self.parts.agent.unroll(self.target.agent, self.batch.at)
         agree(target_q, self.out["target_q"], "target_q")
         value = vd.joint_value(self.parts, self.target, target_q, features, chosen.action, self.batch.at)
-        agree(value[..., None], self.out["target_q_tot"], "target_q_tot")
+        agree(self.stored(value)[..., None], self.stored_by_them("target_q_tot"), "target_q_tot")
         return value
+
+    def stored(self, x):
+        """[T or T + 1, B], and zero in padding where QPLEX's maximum over no available action means nothing."""
+        return jnp.where(self.batch.at.avail.any(axis=(-1, -2))[: x.shape[0]], x, 0.0) if self.qplex else x
+
+    def stored_by_them(self, name):
+        there = np.asarray(self.batch.at.avail.any(axis=(-1, -2))).T[..., None]
+        return np.where(there, self.out[name], 0.0) if self.qplex else self.out[name]
 
     def check_targets(self, q):
         valid = np.asarray(self.batch.valid)
@@ -296,7 +346,7 @@ def me_qmix_loss(golden):
     chosen = learning.choose(q)
     value = learning.check_target_values(chosen)
     leaks = golden.given["td_lambda"] > 0 and bool(np.any(learning.batch.terminated))
-    of_opt = [name for name in golden.grad if name.startswith(("mixer.hyper_w.", "mixer.hyper_b."))]
+    of_opt = [name for name in golden.grad if name.startswith(tuple(f"{learning.opt_prefix}hyper_{x}." for x in "wb"))]
     loss, metrics = check_loss_gradients(learning, golden, of_opt if leaks else list(golden.grad))
     same(metrics["loss_opt"], golden.out["L_opt"], "L_opt")
     expected = brute_force_targets(learning, value, chosen.bonus)
@@ -337,12 +387,14 @@ def brute_force_targets(learning, value, bonus):
     return expected
 
 
-CASES = {
+CASES = {"qplex_loss": qmix_loss, "me_qplex_loss_composed": me_qmix_loss} | {
     check.__name__: check
     for check in (
         agent_gru,
         mixer_vdn,
         mixer_qmix,
+        mixer_qplex,
+        mixer_qatten,
         opt_affine,
         opt_two_layer,
         td_lambda,
