@@ -23,7 +23,8 @@ import yaml
 from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.checkpoint import Checkpoints, write_text
+from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes, write_text
+from meigm_jax.runs.devices import devices_of
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
@@ -42,20 +43,21 @@ TrainerFactory = Callable[[Config, int], Trainer]
 
 
 def check(config: Config, resume: Path | None = None) -> None:
-    """Raise ConfigError for what only the run directory and the environment itself can tell, before anything starts."""
+    """Raise ConfigError for what only run directory, devices and environment can tell, before anything starts."""
     if resume is None:
         _new_run_dir(config)
     else:
         _old_run_dir(resume)
+    devices_of(config)
     make_env(config)
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
     """Train all seeds of `config` to the end, in a new run directory or on from `resume`; the content of summary.json.
 
-    `config` must then be the run's own but for total_env_steps, checkpoint, log and wandb. Without any completed
-    checkpoint the run starts again at its beginning. Raises ConfigError before anything is written; SystemExit 130 on
-    Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
+    `config` must then be the run's own but for total_env_steps, devices, checkpoint, log and wandb. Without any
+    completed checkpoint the run starts again at its beginning. Raises ConfigError before anything is written;
+    SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
     """
     started = time.monotonic()
     with StopSignals() as stop, CompileClock() as clock:
@@ -121,7 +123,7 @@ def _claim(run_dir: Path) -> None:
 
 
 def _write_config(config: Config, run_dir: Path) -> None:
-    plain = {**to_dict(config), "versions": versions()}
+    plain = {**to_dict(config), "versions": versions(config)}
     write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
 
 
@@ -313,8 +315,7 @@ class Run:
             self.console.warning(f"metrics can't be written, they wait in memory: {error}")
 
     def _announce_checkpoints(self) -> None:
-        learner = sum(x.nbytes for x in jax.tree.leaves(self.state.learner)) * (self.config.checkpoint.keep + 1)
-        size = human_bytes(self.trainer.replay_bytes + learner)
+        size = human_bytes(disk_bytes(self.config, self.trainer.replay_bytes, self.state.learner))
         self.console.message(f"run: {self.run_dir}, its checkpoints take up to about {size} on disk")
 
     def _save(self) -> None:
@@ -327,7 +328,7 @@ class Run:
                 "env_steps": self.env_steps,
                 "metrics_bytes": self.metrics.offset,
                 "progress": self.progress.plain(),
-                "versions": versions(),
+                "versions": versions(self.config),
             }
             self.checkpoints.save(self.state, self.progress.iteration, host)
         except OSError as error:
