@@ -170,3 +170,22 @@ def test_the_id_becomes_part_of_the_name() -> None:
     assert build(to_dict(job.config)) == job.config
     with pytest.raises(ConfigError, match=r"env.id: only \+env=jaxmarl takes an id"):
         plan(parse(["+env=smax_3m", "env.id=switch_riddle"]))
+
+
+@pytest.mark.parametrize("name", ["overcooked_cramped_room", "mpe_simple_spread"])
+def test_pictures_show_what_changes(name: str) -> None:
+    env = envs.make(name)
+    step = jax.jit(env.step)
+    first, _ = jax.jit(env.reset)(jax.random.key(0))
+    nothing = {"overcooked_cramped_room": 4, "mpe_simple_spread": 0}[name]
+    stay, *_ = step(jax.random.key(1), first, jnp.full(env.spec.num_agents, nothing))
+    gone, *_ = step(jax.random.key(1), stay, jnp.full(env.spec.num_agents, 3))
+    for _ in range(3):
+        gone, *_ = step(jax.random.key(1), gone, jnp.full(env.spec.num_agents, 3))
+    assert env.render is not None
+    pictures = env.render([jax.device_get(state) for state in (first, stay, gone)])
+    assert all(p.dtype == np.uint8 and p.shape == pictures[0].shape and p.shape[-1] == 3 for p in pictures)
+    assert (pictures[1] != pictures[2]).sum() > 100
+    if name.startswith("overcooked"):
+        assert pictures[0].shape == (4 * 32, 5 * 32, 3)
+        np.testing.assert_array_equal(pictures[0], pictures[1])
