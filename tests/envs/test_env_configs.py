@@ -32,7 +32,7 @@ def test_every_environment_has_its_file_and_nothing_else_does() -> None:
 TRAINED_WITH = {
     "smax": (10.0, False, 128),
     "overcooked": (0.1, True, 401),
-    "mpe": (0.05, True, 27),
+    "mpe": (0.05, False, 27),
     "matrix": (1.0, False, 2),
 }
 
