@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meigm_jax import sweep
-from meigm_jax.config import Config, build, run_directory, to_dict
+from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.saved import read_config
 from meigm_jax.sweep import Job
@@ -78,6 +78,8 @@ def parse(arguments: Sequence[str]) -> Command:
         if key in GROUPS:
             command.groups[key] = _names(key, text)
         elif key == "resume":
+            if not text:
+                raise ConfigError("resume: expected the path of a run or of a sweep, got ''")
             command = command._replace(resume=Path(text))
         else:
             command.values[key] = _literal(text) if key in LITERAL else _value(key, text)
@@ -161,7 +163,7 @@ def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"unknown key '{key}'; {'.'.join(parents[: depth + 1])} is not a section")
-        node[last] = value
+        node[last] = {"name": value} if key in REGISTRIES and isinstance(value, str) else value
     return tree
 
 

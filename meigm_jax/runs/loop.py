@@ -7,8 +7,10 @@ A resumed run may be extended (total_env_steps); its former last iteration keeps
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
-from meigm_jax.runs.trainer import Trainer, make_env, make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.trainer import Trainer, make_algorithm, make_env, make_trainer, member_hypers, member_seeds
 from meigm_jax.runs.wandb_sink import Wandb
 
 EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
@@ -49,7 +51,7 @@ def check(config: Config, resume: Path | None = None) -> None:
     else:
         _old_run_dir(resume)
     devices_of(config)
-    make_env(config)
+    make_algorithm(config, make_env(config).spec)
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
@@ -66,10 +68,10 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
             print(f"nothing to do: {run_dir} has {summary['env_steps']} env steps; raise total_env_steps to extend it")
             return summary
         trainer = trainer_factory(config, Schedule(config).max_iterations)
-        print(check_replay_fits(config, trainer.replay_bytes), flush=True)
+        fits = check_replay_fits(config, trainer.replay_bytes)
         if resume is None:
-            _claim(run_dir)
-            _write_config(config, run_dir)
+            _begin_run_dir(config, run_dir)
+        print(fits, flush=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
             if resume is not None:
                 _write_config(config, run_dir)
@@ -106,8 +108,11 @@ def _begin(
 
 def _new_run_dir(config: Config) -> Path:
     run_dir = run_directory(config)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
+    above = next(path for path in run_dir.absolute().parents if os.path.exists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
     return run_dir
 
 
@@ -122,9 +127,25 @@ def _claim(run_dir: Path) -> None:
         raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
 
 
+def _begin_run_dir(config: Config, run_dir: Path) -> None:
+    """The run directory with its config.yaml. Raises ConfigError, and leaves no folder that is new."""
+    new = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    _claim(run_dir)
+    try:
+        _write_config(config, run_dir)
+    except ConfigError:
+        with contextlib.suppress(OSError):  # another run may have put something there
+            for path in new:
+                path.rmdir()
+        raise
+
+
 def _write_config(config: Config, run_dir: Path) -> None:
-    plain = {**to_dict(config), "versions": versions(config)}
-    write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    plain, file = {**to_dict(config), "versions": versions(config)}, run_dir / "config.yaml"
+    try:
+        write_text(file, yaml.safe_dump(plain, sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"run_dir: cannot write {file}: {error.strerror}") from error
 
 
 def _old_run_dir(run_dir: Path) -> Path:
