@@ -114,13 +114,14 @@ class WandbConfig:
     runs: Literal["together", "per_seed"] = "together"  # runs of earlier versions have no such key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
     seed: int
     seeds: int
     total_env_steps: int
+    devices: int | None = None  # runs of earlier versions have no such key
     run_dir: str | None
     name: str | None
     env: EnvConfig
@@ -271,6 +272,7 @@ AT_LEAST_1 = (lambda v: v >= 1, "an integer of at least 1")
 RANGES: dict[str, tuple[Any, str]] = {
     "seed": (lambda v: 0 <= v < 2**31, "an integer from 0 to 2^31 - 1"),
     "seeds": AT_LEAST_1,
+    "devices": (lambda v: v is None or v >= 1, "an integer of at least 1, or null"),
     "total_env_steps": (lambda v: 1 <= v < 2**31, "an integer from 1 to 2^31 - 1"),  # counted in int32 on the device
     "env.reward_scale": POSITIVE,
     "hyper.learning_rate": POSITIVE,

@@ -168,6 +168,9 @@ def _write(folder: Path, jobs: Sequence[Job]) -> None:
     try:
         write_text(folder / PLAN, HEADER + yaml.safe_dump({"jobs": plan}, sort_keys=False))
     except OSError as error:
+        with contextlib.suppress(OSError):  # without its plan it is no sweep
+            (folder / LOCK).unlink()
+            folder.rmdir()
         raise ConfigError(f"run_dir: cannot write {folder / PLAN}: {error.strerror}") from error
 
 

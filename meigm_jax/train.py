@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meigm_jax import sweep
-from meigm_jax.config import Config, build, run_directory, to_dict
+from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.saved import read_config
 from meigm_jax.sweep import Job
 from meigm_jax.usage import CONFIGS, GROUPS, choices, usage
 
 LITERAL = ("resume", "run_dir", "name")  # taken as they are: paths may hold what Hydra's grammar reserves
-MAY_CHANGE = ("total_env_steps", "checkpoint.", "log.", "wandb.")  # on resume: what never changes an earlier result
+# On resume: what never changes an earlier result.
+MAY_CHANGE = ("total_env_steps", "devices", "checkpoint.", "log.", "wandb.")
 
 
 class Command(NamedTuple):
@@ -32,6 +33,7 @@ class Command(NamedTuple):
     groups: dict[str, list[str]]  # "env", "algo", "experiment" -> the chosen files
     values: dict[str, Any]  # dotted key -> value
     resume: Path | None
+    dry_run: bool = False  # only say what the runs would be and take
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         for job in jobs:
             check(job.config, job.resume)
+        if command.dry_run:
+            from meigm_jax.runs.dry_run import report
+
+            report(jobs)
+            return 0
         if jobs[0].sweep is not None:
             return sweep.train(jobs, run, new=command.resume is None)
         run(jobs[0].config, resume=jobs[0].resume)
@@ -62,12 +69,17 @@ def parse(arguments: Sequence[str]) -> Command:
     """Split `key=value` arguments into chosen files and values. Raises ConfigError on anything else."""
     command = Command({}, {}, None)
     for argument in arguments:
+        if argument == "--dry-run":
+            command = command._replace(dry_run=True)
+            continue
         key, equals, text = argument.lstrip("+").partition("=")
         if not equals or not key or key[0] in "-~":
             raise ConfigError(f"cannot read '{argument}': expected key=value (see --help)")
         if key in GROUPS:
             command.groups[key] = _names(key, text)
         elif key == "resume":
+            if not text:
+                raise ConfigError("resume: expected the path of a run or of a sweep, got ''")
             command = command._replace(resume=Path(text))
         else:
             command.values[key] = _literal(text) if key in LITERAL else _value(key, text)
@@ -151,7 +163,7 @@ def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"unknown key '{key}'; {'.'.join(parents[: depth + 1])} is not a section")
-        node[last] = value
+        node[last] = {"name": value} if key in REGISTRIES and isinstance(value, str) else value
     return tree
 
 

@@ -58,7 +58,7 @@ TITLES = {
     "algo": "Algorithms (algo=NAME; several with commas)",
     "experiment": "Experiments (+experiment=NAME): values that belong together",
 }
-RESUME = "continue the run or the sweep in PATH: no +env; total_env_steps, log, checkpoint and wandb may change"
+RESUME = "continue the run or the sweep in PATH: no +env; total_env_steps, devices, log, checkpoint, wandb may change"
 EXAMPLES = """\
   python -m meigm_jax.train +env=smax_5v5                                    # ME-QMIX, the default algorithm
   python -m meigm_jax.train +env=smax_5v5 algo=qmix seeds=4 total_env_steps=1e7
@@ -83,6 +83,7 @@ Train cooperative agents by maximum-entropy value decomposition.
 
 usage: python -m meigm_jax.train +env=NAME [algo=NAME] [+experiment=NAME] [key=value ...]
        python -m meigm_jax.train resume=FOLDER [key=value ...]
+With --dry-run, anywhere, nothing is trained or written: it shows configuration, memory, sizes and estimated time.
 
 Examples
 {EXAMPLES}

@@ -114,10 +114,15 @@ def first_episodes(rows: Row) -> Metrics:
     ended = (rows.terminated | rows.truncated) & first
     at_end = {name: jnp.sum(x * ended, axis=0) for name, x in rows.info.items()}
     length = jnp.sum(first, axis=0).astype(jnp.float32)
-    sums = {"return": jnp.sum(rows.reward * first, axis=0), "episode_length": length}
+    sums = {"return": _in_order(rows.reward * first), "episode_length": length}
     if rows.shaped_reward is not None:
-        sums["shaped_return"] = jnp.sum(rows.shaped_reward * first, axis=0)
+        sums["shaped_return"] = _in_order(rows.shaped_reward * first)
     return sums | at_end
+
+
+def _in_order(x: Array) -> Array:
+    """[T, ...] summed over time, one row after the other: XLA's own order depends on how many members there are."""
+    return jax.lax.scan(lambda total, row: (total + row, None), jnp.zeros_like(x[0]), x)[0]
 
 
 def _where(condition: Array, x: Array, y: Array) -> Array:

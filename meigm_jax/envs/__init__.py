@@ -32,7 +32,7 @@ SUITES = {
         "meigm_jax.envs.mpe:make", num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
     ),
     ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
-    ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.matrix:check_payoff")),
+    ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.payoff:check_payoff")),
 }
 NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -21,13 +22,15 @@ with quiet():
 PREFIX = "jaxmarl_"
 STATE = "world_state"  # the key under which an environment may put the global state among the observations
 LIMITS = ("max_steps", "max_episode_length", "num_inner_steps")  # what JaxMARL's environments call their time limit
+OWN = {"time_limit", "team_reward"}  # options that are ours, not JaxMARL's
 MIN_EPISODE_LENGTH = 5  # sizes the pool of start states; beyond it they repeat
 
 
 def make(name: str, time_limit: int | None = None, team_reward: str = "sum", **arguments: Any) -> Env:
     """The environment `name` ("jaxmarl_MPE_simple_reference_v3"); `arguments` go to JaxMARL's own maker.
 
-    Raises ConfigError where JaxMARL has no such environment, or this one no discrete actions or time limit.
+    Raises ConfigError where JaxMARL has no such environment, or this one not that argument, no discrete actions or no
+    time limit.
     """
     env_id = name.removeprefix(PREFIX)
     return adapt(name, _build(env_id, arguments), time_limit, team_reward)
@@ -36,6 +39,14 @@ def make(name: str, time_limit: int | None = None, team_reward: str = "sum", **a
 def _build(env_id: str, arguments: Mapping[str, Any]) -> MultiAgentEnv:
     if env_id not in jaxmarl.registered_envs:
         raise ConfigError(f"env.id: JaxMARL has no environment '{env_id}'; {nearest(env_id, jaxmarl.registered_envs)}")
+    try:
+        with quiet():
+            known = _keywords(jaxmarl.make(env_id)) if arguments else set()
+    except Exception:  # it can't be made without arguments, or not at all: what follows will tell
+        known = set(arguments)
+    for key in arguments:
+        if key not in known:  # some constructors swallow whatever they do not know
+            raise ConfigError(f"unknown key 'env.options.{key}'; {nearest(str(key), known | OWN)}")
     try:
         with quiet():
             env = jaxmarl.make(env_id, **arguments)
@@ -47,6 +58,14 @@ def _build(env_id: str, arguments: Mapping[str, Any]) -> MultiAgentEnv:
         if not isinstance(env.action_space(agent), Discrete):
             raise ConfigError(f"env.id: {env_id} has continuous actions, value decomposition needs discrete ones")
     return env
+
+
+def _keywords(env: Any) -> set[str]:
+    """What the constructors of `env`, of its bases and of the environment that it wraps take."""
+    inits = [inspect.signature(vars(cls)["__init__"]) for cls in type(env).__mro__[:-1] if "__init__" in vars(cls)]
+    named = {p.name for init in inits for p in init.parameters.values() if p.kind is not p.VAR_KEYWORD} - {"self"}
+    inner = getattr(env, "_env", None)
+    return named | _keywords(inner) if isinstance(inner, MultiAgentEnv) else named
 
 
 def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_reward: str = "sum") -> Env:

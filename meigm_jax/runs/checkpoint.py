@@ -6,6 +6,7 @@
     checkpoints/best/                       learner and keys of the best evaluation; a link, replaced in one step
 
 A save writes only the sequences collected since the previous one, in pieces, so it needs no second copy of the replay.
+What is on the disk knows nothing of devices: a restore places members as the freshly made state has them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors.numpy
+from jax.sharding import SingleDeviceSharding
 
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
@@ -153,6 +155,7 @@ class Checkpoints:
         data = safetensors.numpy.load_file(self.folder / "replay" / segment.file)
         ring, treedef = _named(replay), jax.tree.structure(replay)
         piece = treedef.unflatten([data[name].view(x.dtype) for name, x in ring.items()])
+        piece = jax.device_put(piece, jax.tree.map(lambda x: x.sharding, replay))
         return _put(replay, piece, segment.first % self._capacity)
 
     def _verify(self, segments: list[Segment], iteration: int) -> None:
@@ -187,6 +190,16 @@ class Checkpoints:
                 path.unlink()
 
 
+def disk_bytes(config: Config, replay_bytes: int, learner: Any) -> int:
+    """About what a run's checkpoints take on the disk at most; `learner` of all members may be shapes only."""
+    return replay_bytes + tree_bytes(learner) * (config.checkpoint.keep + 1)  # and the best
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays, which may be shapes only."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder. Raises Corrupt when it is missing or unreadable."""
     try:
@@ -198,12 +211,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
     """Learner and keys of a checkpoint folder (also `best/`), shaped and placed as the TrainState `like`.
 
-    `like` may be abstract (jax.eval_shape of the trainer's init). Raises Corrupt or whatever Orbax raises.
+    `like` may be abstract (jax.eval_shape of the trainer's init): then all of it comes to one device. Raises Corrupt or
+    whatever Orbax raises.
     """
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-        {"learner": like.learner, "key": jax.eval_shape(jax.random.key_data, like.key)},
-    )
+    sharding = getattr(like.key, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
+    tree = {"learner": like.learner, "key": jax.eval_shape(jax.random.key_data, like.key)}
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(folder.resolve() / "state", abstract)
     if _tree_checksum(tree) != read_manifest(folder)["checksum"]:

@@ -7,8 +7,10 @@ A resumed run may be extended (total_env_steps); its former last iteration keeps
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,12 +25,13 @@ import yaml
 from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.checkpoint import Checkpoints, write_text
+from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes, write_text
+from meigm_jax.runs.devices import devices_of
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
-from meigm_jax.runs.trainer import Trainer, make_env, make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.trainer import Trainer, make_algorithm, make_env, make_trainer, member_hypers, member_seeds
 from meigm_jax.runs.wandb_sink import Wandb
 
 EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
@@ -42,20 +45,21 @@ TrainerFactory = Callable[[Config, int], Trainer]
 
 
 def check(config: Config, resume: Path | None = None) -> None:
-    """Raise ConfigError for what only the run directory and the environment itself can tell, before anything starts."""
+    """Raise ConfigError for what only run directory, devices and environment can tell, before anything starts."""
     if resume is None:
         _new_run_dir(config)
     else:
         _old_run_dir(resume)
-    make_env(config)
+    devices_of(config)
+    make_algorithm(config, make_env(config).spec)
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
     """Train all seeds of `config` to the end, in a new run directory or on from `resume`; the content of summary.json.
 
-    `config` must then be the run's own but for total_env_steps, checkpoint, log and wandb. Without any completed
-    checkpoint the run starts again at its beginning. Raises ConfigError before anything is written; SystemExit 130 on
-    Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
+    `config` must then be the run's own but for total_env_steps, devices, checkpoint, log and wandb. Without any
+    completed checkpoint the run starts again at its beginning. Raises ConfigError before anything is written;
+    SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
     """
     started = time.monotonic()
     with StopSignals() as stop, CompileClock() as clock:
@@ -64,10 +68,10 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
             print(f"nothing to do: {run_dir} has {summary['env_steps']} env steps; raise total_env_steps to extend it")
             return summary
         trainer = trainer_factory(config, Schedule(config).max_iterations)
-        print(check_replay_fits(config, trainer.replay_bytes), flush=True)
+        fits = check_replay_fits(config, trainer.replay_bytes)
         if resume is None:
-            _claim(run_dir)
-            _write_config(config, run_dir)
+            _begin_run_dir(config, run_dir)
+        print(fits, flush=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
             if resume is not None:
                 _write_config(config, run_dir)
@@ -104,8 +108,11 @@ def _begin(
 
 def _new_run_dir(config: Config) -> Path:
     run_dir = run_directory(config)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
+    above = next(path for path in run_dir.absolute().parents if os.path.exists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
     return run_dir
 
 
@@ -120,9 +127,25 @@ def _claim(run_dir: Path) -> None:
         raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
 
 
+def _begin_run_dir(config: Config, run_dir: Path) -> None:
+    """The run directory with its config.yaml. Raises ConfigError, and leaves no folder that is new."""
+    new = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    _claim(run_dir)
+    try:
+        _write_config(config, run_dir)
+    except ConfigError:
+        with contextlib.suppress(OSError):  # another run may have put something there
+            for path in new:
+                path.rmdir()
+        raise
+
+
 def _write_config(config: Config, run_dir: Path) -> None:
-    plain = {**to_dict(config), "versions": versions()}
-    write_text(run_dir / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    plain, file = {**to_dict(config), "versions": versions(config)}, run_dir / "config.yaml"
+    try:
+        write_text(file, yaml.safe_dump(plain, sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"run_dir: cannot write {file}: {error.strerror}") from error
 
 
 def _old_run_dir(run_dir: Path) -> Path:
@@ -313,8 +336,7 @@ class Run:
             self.console.warning(f"metrics can't be written, they wait in memory: {error}")
 
     def _announce_checkpoints(self) -> None:
-        learner = sum(x.nbytes for x in jax.tree.leaves(self.state.learner)) * (self.config.checkpoint.keep + 1)
-        size = human_bytes(self.trainer.replay_bytes + learner)
+        size = human_bytes(disk_bytes(self.config, self.trainer.replay_bytes, self.state.learner))
         self.console.message(f"run: {self.run_dir}, its checkpoints take up to about {size} on disk")
 
     def _save(self) -> None:
@@ -327,7 +349,7 @@ class Run:
                 "env_steps": self.env_steps,
                 "metrics_bytes": self.metrics.offset,
                 "progress": self.progress.plain(),
-                "versions": versions(),
+                "versions": versions(self.config),
             }
             self.checkpoints.save(self.state, self.progress.iteration, host)
         except OSError as error:

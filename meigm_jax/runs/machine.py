@@ -16,6 +16,7 @@ import psutil
 from meigm_jax import __version__
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.devices import Device, devices_of
 
 CGROUPS = {  # memory limit -> use, of version 2 and 1
     "/sys/fs/cgroup/memory.max": "/sys/fs/cgroup/memory.current",
@@ -23,14 +24,16 @@ CGROUPS = {  # memory limit -> use, of version 2 and 1
 }
 
 
-def versions() -> dict[str, str]:
-    """What a run was made with: package versions and the kind of device."""
+def versions(config: Config) -> dict[str, Any]:
+    """What a run was made with: package versions, the kind of device and the number of them."""
     packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxmarl")}
+    devices = devices_of(config)
     return {
         "meigm_jax": __version__,
         "python": platform.python_version(),
         **packages,
-        "device": jax.devices()[0].device_kind,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
     }
 
 
@@ -43,9 +46,12 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def free_memory() -> int:
-    """Bytes that new arrays may take on the first device; on the CPU the cgroup and the free memory are the limit."""
-    stats = jax.devices()[0].memory_stats()
+def free_memory(device: Device | None = None) -> int:
+    """Bytes that new arrays may take on a device (the first); on the CPU the cgroup and the free memory are the limit.
+
+    CPU devices share the memory: what one takes the others lose.
+    """
+    stats = (device or jax.devices()[0]).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     free = [psutil.virtual_memory().available]
@@ -57,14 +63,22 @@ def free_memory() -> int:
 
 def check_replay_fits(config: Config, replay_bytes: int) -> str:
     """One line on where the replay goes. Raises ConfigError when it can't fit, before anything is allocated."""
-    device, free = jax.devices()[0], free_memory()
+    devices = devices_of(config)
+    free, kind, count = min(map(free_memory, devices)), devices[0].device_kind, len(devices)
     needed = f"{human_bytes(replay_bytes)} ({config.seeds} x {config.replay.capacity} sequences)"
+    if count == 1:
+        needed += f" on {kind}"
+    elif devices[0].platform == "cpu":  # devices of one host, with one memory
+        needed += f" on {count} x {kind}"
+    else:
+        replay_bytes //= count
+        needed += f", {human_bytes(replay_bytes)} on each of {count} x {kind}"
     if replay_bytes > free:
         raise ConfigError(
-            f"replay.capacity: the replay needs {needed}, {device.device_kind} has {human_bytes(free)} free; "
+            f"replay.capacity: the replay needs {needed}, where {human_bytes(free)} is free; "
             "lower replay.capacity or seeds"
         )
-    return f"replay: {needed} on {device.device_kind}, {human_bytes(free)} free"
+    return f"replay: {needed}, {human_bytes(free)} free"
 
 
 def peak_memory() -> int:

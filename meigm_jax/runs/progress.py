@@ -89,6 +89,13 @@ class Schedule:
         """True after the last iteration and wherever env steps pass a multiple of evaluation.interval."""
         return self._due(iteration, self._evaluation)
 
+    def evaluations(self, done: int = 0) -> int:
+        """How many evaluations follow after iteration `done`: one at the end, if there is anything left to do."""
+        if done >= self.last:
+            return 0
+        passed = [iteration * self._steps // self._evaluation for iteration in (done, self.last - 1)]
+        return min(passed[1] - passed[0], self.last - 1 - done) + 1
+
     def iterations_to_event(self, iteration: int) -> int:
         """Iterations from here to the next log point, evaluation or end."""
         return min(self._next(iteration, self._log), self._next(iteration, self._evaluation), self.last) - iteration

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,15 @@ from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
 from meigm_jax.envs.training import for_training
 from meigm_jax.registry import ConfigError, lookup
+from meigm_jax.runs.devices import Device, devices_of, shared
 from meigm_jax.types import Algorithm, Array, Env, EnvSpec, Hyper, Learner, Metrics
 
 
 class Trainer(NamedTuple):
-    """The compiled functions of a run; everything they take and give has the leading member axis S."""
+    """The compiled functions of a run; everything they take and give has the leading member axis S.
+
+    On several devices each of them holds its own members: S is split evenly, nothing is exchanged.
+    """
 
     env: Env  # as training sees it
     algorithm: Algorithm
@@ -37,9 +41,9 @@ class Trainer(NamedTuple):
 def make_trainer(config: Config, max_iterations: int) -> Trainer:
     """Build environment and algorithm and jit their functions; compiles at the first call of each.
 
-    Raises ConfigError when the chunk is shorter than an episode can be.
+    Raises ConfigError when the chunk is shorter than an episode can be, or the devices don't divide the seeds.
     """
-    env = make_env(config)
+    env, devices = make_env(config), devices_of(config)
     algorithm = make_algorithm(config, env.spec)
     sizes = make_sizes(config)
     bytes_each = replay.nbytes(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype)
@@ -48,9 +52,9 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         algorithm,
         sizes,
         replay_bytes=bytes_each * config.seeds,
-        init=jax.jit(jax.vmap(partial(train_step.init, env, algorithm, sizes))),
-        run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations),
-        evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale),
+        init=jax.jit(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
+        run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, devices),
+        evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, devices),
     )
 
 
@@ -104,7 +108,14 @@ def member_hypers(config: Config) -> Hyper:
     return Hyper(**{name: np.full(config.seeds, value, np.float32) for name, value in config.hyper.items()})
 
 
-def _make_run(env: Env, algorithm: Algorithm, sizes: Sizes, reward_scale: float, max_iterations: int):
+def _make_run(
+    env: Env,
+    algorithm: Algorithm,
+    sizes: Sizes,
+    reward_scale: float,
+    max_iterations: int,
+    devices: Sequence[Device],
+):
     """One compiled loop over iterations for any count. Members are vmapped inside it: counters stay unbatched."""
     step = jax.vmap(partial(train_step.train_step, env, algorithm, sizes), in_axes=(0, None))
 
@@ -120,7 +131,7 @@ def _make_run(env: Env, algorithm: Algorithm, sizes: Sizes, reward_scale: float,
         state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
         return state, _in_own_units(metrics, reward_scale)
 
-    jitted = jax.jit(run, donate_argnums=0)
+    jitted = jax.jit(shared(run, devices, (0, None, None), (0, 1)), donate_argnums=0)
     return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
 
 
@@ -129,17 +140,21 @@ def _in_own_units(outcomes: Metrics, reward_scale: float) -> Metrics:
     return outcomes | {name: outcomes[name] / reward_scale for name in ("return", "shaped_return") if name in outcomes}
 
 
-def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float):
-    def one(learner: Learner, key: Array, step: Array, episodes: int, envs_used: int, greedy: bool) -> Metrics:
+def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float, devices: Sequence[Device]):
+    def one(episodes: int, greedy: bool, learner: Learner, key: Array, step: Array) -> Metrics:
         key = jax.random.fold_in(key, step)
         found = evaluation.evaluate(
-            env, algorithm, learner, key, step, episodes=episodes, num_envs=envs_used, greedy=greedy
+            env, algorithm, learner, key, step, episodes=episodes, num_envs=num_envs, greedy=greedy
         )
         return _in_own_units(found, reward_scale)
 
-    jitted = jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None, None)), static_argnums=(3, 4, 5))
+    def members(episodes: int, greedy: bool, *args: Any) -> Metrics:
+        vmapped = jax.vmap(partial(one, episodes, greedy), in_axes=(0, 0, None))
+        return shared(vmapped, devices, (0, 0, None), 0)(*args)
+
+    jitted = jax.jit(members, static_argnums=(0, 1))
 
     def evaluate(learner: Learner, key: Array, env_steps: int, policy: str, *, episodes: int) -> Metrics:
-        return jitted(learner, key, jnp.int32(env_steps), episodes, num_envs, policy == "greedy")
+        return jitted(episodes, policy == "greedy", learner, key, jnp.int32(env_steps))
 
     return evaluate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meigm_jax.engine.evaluation import evaluate, watch
-from meigm_jax.engine.rollout import collect
+from meigm_jax.engine.rollout import Row, collect, first_episodes
 from meigm_jax.ops import policies
 from tests.engine.small import ACTIONS, COUNTING, ENV, HYPER, reward_of, time_step
 
@@ -86,6 +86,22 @@ def test_outcomes_are_those_of_every_first_episode(chunk):
         assert outcomes["episode_length"][e] == length
         assert outcomes["return"][e] == trajectory.reward[:length, e].sum()
         assert outcomes["win"][e] == (trajectory.at.state[0, e, 3] > 0.5)
+
+
+def test_the_return_of_a_member_does_not_depend_on_how_many_there_are():
+    shape = (8, 128, 16)  # members, rows, environments
+    reward, never = jax.random.normal(jax.random.key(0), shape), jnp.zeros(shape, bool)
+
+    @jax.jit
+    @jax.vmap
+    def returns(reward, never):
+        return first_episodes(Row(None, None, reward, never, never, ~never, None, {}))["return"]
+
+    together = returns(reward, never)
+    np.testing.assert_allclose(together, np.asarray(reward, np.float64).sum(axis=1), rtol=1e-4, atol=1e-4)
+    for member in range(8):
+        alone = returns(reward[member : member + 1], never[member : member + 1])
+        np.testing.assert_array_equal(together[member], alone[0])
 
 
 @pytest.mark.parametrize("greedy", [False, True])

@@ -149,7 +149,10 @@ def test_an_episode_that_ends_by_itself_is_terminated_and_at_the_limit_truncated
         ("jaxmarl_overcookd", {}, "env.id: JaxMARL has no environment 'overcookd'; did you mean overcooked"),
         ("jaxmarl_MPE_simple_spread_v3", {"action_type": "Continuous"}, "continuous actions"),
         ("jaxmarl_hanabi", {}, "env.options.time_limit: .* has no time limit"),
-        ("jaxmarl_overcooked", {"seats": 3}, "env.options: JaxMARL cannot make overcooked with"),
+        ("jaxmarl_overcooked", {"layout": "kitchen"}, "env.options: JaxMARL cannot make overcooked with"),
+        ("jaxmarl_overcooked", {"layuot": 3}, "unknown key 'env.options.layuot'; did you mean layout"),
+        ("jaxmarl_MPE_simple_spread_v3", {"num_agentss": 3}, "env.options.num_agentss'; did you mean num_agents"),
+        ("jaxmarl_HeuristicEnemySMAX", {"num_ally": 3}, "env.options.num_ally'; did you mean num_allies"),
         ("jaxmarl_ant_4x2", {}, "env.id: JaxMARL cannot make ant_4x2 here"),
         ("jaxmarl_switch_riddle", {"time_limit": 0}, "env.options.time_limit: expected an integer of at least 1"),
         ("jaxmarl_switch_riddle", {"team_reward": "max"}, "env.options.team_reward: expected one of sum, mean"),
@@ -170,3 +173,22 @@ def test_the_id_becomes_part_of_the_name() -> None:
     assert build(to_dict(job.config)) == job.config
     with pytest.raises(ConfigError, match=r"env.id: only \+env=jaxmarl takes an id"):
         plan(parse(["+env=smax_3m", "env.id=switch_riddle"]))
+
+
+@pytest.mark.parametrize("name", ["overcooked_cramped_room", "mpe_simple_spread"])
+def test_pictures_show_what_changes(name: str) -> None:
+    env = envs.make(name)
+    step = jax.jit(env.step)
+    first, _ = jax.jit(env.reset)(jax.random.key(0))
+    nothing = {"overcooked_cramped_room": 4, "mpe_simple_spread": 0}[name]
+    stay, *_ = step(jax.random.key(1), first, jnp.full(env.spec.num_agents, nothing))
+    gone, *_ = step(jax.random.key(1), stay, jnp.full(env.spec.num_agents, 3))
+    for _ in range(3):
+        gone, *_ = step(jax.random.key(1), gone, jnp.full(env.spec.num_agents, 3))
+    assert env.render is not None
+    pictures = env.render([jax.device_get(state) for state in (first, stay, gone)])
+    assert all(p.dtype == np.uint8 and p.shape == pictures[0].shape and p.shape[-1] == 3 for p in pictures)
+    assert (pictures[1] != pictures[2]).sum() > 100
+    if name.startswith("overcooked"):
+        assert pictures[0].shape == (4 * 32, 5 * 32, 3)
+        np.testing.assert_array_equal(pictures[0], pictures[1])

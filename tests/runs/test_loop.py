@@ -426,6 +426,9 @@ def test_no_event_is_passed_over(log, evaluation, total):
         stops.add(iteration)
     due = {i for i in range(1, schedule.last + 1) if schedule.log_due(i) or schedule.evaluation_due(i)}
     assert stops == due
+    evaluated = [i for i in due if schedule.evaluation_due(i)]
+    for done in (0, schedule.last // 2, schedule.last):
+        assert schedule.evaluations(done) == sum(i > done for i in evaluated)
     assert {i for i in due if schedule.log_due(i)} >= {-(-k // 8) for k in range(log, schedule.last * 8 + 1, log)}
 
 

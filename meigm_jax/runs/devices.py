@@ -1,0 +1,49 @@
+"""Members shared evenly among devices: each device runs the program of its own members, and none waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from meigm_jax.config import Config
+from meigm_jax.registry import ConfigError
+
+AXIS = "members"
+Device = Any  # a jax.Device: a name that type checkers do not take for a type
+
+
+def devices_of(config: Config) -> list[Device]:
+    """The devices that share the members, at least one. Raises ConfigError unless each gets equally many."""
+    visible = jax.devices()
+    count = len(visible) if config.devices is None else config.devices
+    if count > len(visible):
+        raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
+    if config.seeds % count:
+        fitting = max(n for n in range(1, count) if config.seeds % n == 0)
+        seeds = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
+        raise ConfigError(
+            f"seeds: {seeds} can't be shared evenly by {count} devices; use a multiple of {count}, or devices={fitting}"
+        )
+    return visible[:count]
+
+
+def shared(
+    function: Callable[..., Any], devices: Sequence[Device], in_axes: Sequence[int | None], out_axes: Any
+) -> Callable[..., Any]:
+    """`function` of arrays with a member axis, run by every device on its own members.
+
+    Axes are those of the members, as for vmap; None: every device gets all of it. One device gets `function` itself.
+    """
+    if len(devices) == 1:
+        return function
+    mesh = Mesh(devices, AXIS)
+    inputs, outputs = tuple(map(_spec, in_axes)), jax.tree.map(_spec, out_axes)
+    # Nothing is exchanged between devices, so there is nothing about replicated values to check.
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)

@@ -1,0 +1,168 @@
+"""Tests that need eight devices: test_devices.py runs them in a process that pretends to have so many."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from meigm_jax.config import Config
+from meigm_jax.runs import loop, machine
+from meigm_jax.runs.checkpoint import Checkpoints
+from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
+from meigm_jax.train import main, parse, plan
+
+RUN = "+env=matrix_game +experiment=smoke algo=vdn algo.agent.hidden_dim=8 seeds=8 train.warmup_sequences=16".split()
+OPTIONS = (
+    "evaluation.final_episodes=4 checkpoint.interval_seconds=0 log.progress=false log.interval=64 replay.capacity=32"
+).split()
+ITERATION = 8  # env steps
+LENGTH = 32 * ITERATION  # the ring of the replay wraps four times
+
+
+class Crash(Exception):
+    pass
+
+
+def config_of(run_dir: Path, total: int, devices: int, *more: str) -> Config:
+    values = [f"run_dir={run_dir}", f"total_env_steps={total}", f"devices={devices}", *more]
+    return plan(parse([*RUN, *OPTIONS, *values]))[0].config
+
+
+@functools.cache
+def compiled(devices: int) -> Trainer:
+    """Compiled once for all runs, whose other settings are the same."""
+    return make_trainer(config_of(Path("unused"), LENGTH, devices), 8)
+
+
+def train(run_dir: Path, total: int, devices: int, *more: str, crash_at: int | None = None) -> None:
+    """Begin, or go on with, a run; with `crash_at`, an iteration, it ends there without a word."""
+    config = config_of(run_dir, total, devices, *more)
+
+    def factory(config: Config, max_iterations: int) -> Trainer:
+        trainer = compiled(devices)
+        assert max_iterations == 8
+
+        def run(state, first, count):
+            if crash_at is not None and first >= crash_at:
+                raise Crash
+            return trainer.run(state, first, count)
+
+        return trainer._replace(run=run)
+
+    resume = run_dir if run_dir.exists() else None
+    if crash_at is None:
+        loop.run(config, resume, factory)
+    else:
+        with pytest.raises(Crash):
+            loop.run(config, resume, factory)
+
+
+def rows_of(run_dir: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "wall_time"} for row in rows]
+
+
+def restored(run_dir: Path, devices: int):
+    config, trainer = config_of(run_dir, LENGTH, devices), compiled(devices)
+    fresh = trainer.init(member_seeds(config), member_hypers(config))
+    found = Checkpoints(run_dir / "checkpoints", config).restore(fresh, pytest.fail)
+    assert found is not None
+    return found[0]
+
+
+def arrays(state) -> list[jax.Array]:
+    return jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Path, Path]:
+    """One run on one device, and the same on 8, 1, 4, 8 and 1 again: twice killed, twice extended."""
+    one, many = (tmp_path_factory.mktemp("runs") / name for name in ("one", "many"))
+    for total in (LENGTH, 2 * LENGTH, 3 * LENGTH):
+        train(one, total, 1, "checkpoint.interval_seconds=1000")
+    train(many, LENGTH, 8, crash_at=10)
+    train(many, LENGTH, 1, crash_at=20)
+    train(many, LENGTH, 4)
+    train(many, 2 * LENGTH, 8)
+    train(many, 3 * LENGTH, 1)
+    return one, many
+
+
+def test_metrics_do_not_depend_on_the_devices(runs):
+    one, many = map(rows_of, runs)
+    assert one == many and len(one) > 100
+    assert {row["seed"] for row in one} == set(range(8))
+    assert len({str(row["loss_td"]) for row in one if row["kind"] == "train"}) > 8
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_a_checkpoint_is_restored_on_any_number_of_devices(runs, devices):
+    one, many = (restored(run_dir, devices) for run_dir in runs)
+    for x, y in zip(arrays(one), arrays(many), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    assert np.asarray(one.replay.valid).any(axis=2).all()
+    for x in arrays(many):
+        assert x.sharding.device_set == set(jax.devices()[:devices])
+        assert {shard.data.shape for shard in x.addressable_shards} == {(8 // devices, *x.shape[1:])}
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_training_keeps_each_member_where_it_is_and_makes_no_second_replay(devices):
+    config, trainer = config_of(Path("unused"), LENGTH, devices), compiled(devices)
+    state = trainer.init(member_seeds(config), member_hypers(config))
+
+    def places(replay):
+        return [[shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards] for x in jax.tree.leaves(replay)]
+
+    before, old = places(state.replay), state.replay
+    state, metrics = trainer.run(state, 0, 6)
+    assert places(state.replay) == before
+    assert all(x.is_deleted() for x in jax.tree.leaves(old))
+    for x in arrays(state):
+        assert {shard.data.shape[0] for shard in x.addressable_shards} == {8 // devices}
+    assert metrics["loss_td"].shape == (8, 8)
+    assert np.isfinite(metrics["loss_td"][4:6]).all() and np.isnan(metrics["loss_td"][6:]).all()
+
+
+def test_the_run_directory_tells_the_number_of_devices(runs):
+    text = (runs[1] / "config.yaml").read_text()
+    assert "devices: 1\n" in text  # of the last command
+    assert machine.versions(config_of(Path("unused"), LENGTH, 4))["devices"] == 4
+
+
+def test_devices_of_the_cpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 2**20)
+    config = config_of(Path("unused"), LENGTH, 4)
+    line = machine.check_replay_fits(config, 2**19)
+    assert line == "replay: 512 KiB (8 x 32 sequences) on 4 x cpu, 1 MiB free"
+    with pytest.raises(loop.ConfigError, match="4 x cpu, where 1 MiB is free"):
+        machine.check_replay_fits(config, 2**20 + 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("seeds=3", "seeds: 3 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=3"),
+        ("seeds=12", "seeds: 12 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=6"),
+        ("seeds=1", "seeds: 1 seed can't be shared evenly by 8 devices; use a multiple of 8, or devices=1"),
+        ("seeds=8 devices=5", "seeds: 8 seeds can't be shared evenly by 5 devices; use a multiple of 5, or devices=4"),
+        ("seeds=16 devices=16", "devices: 16 asked for, 8 visible; use devices=8 or fewer"),
+    ],
+)
+def test_what_devices_cannot_share_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["+env=matrix_game", *arguments.split()]) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_resume_too(runs, capsys):
+    before = rows_of(runs[1])
+    assert main([f"resume={runs[1]}", "devices=3"]) == 2
+    assert "seeds: 8 seeds can't be shared evenly by 3 devices" in capsys.readouterr().err
+    assert rows_of(runs[1]) == before

@@ -1,0 +1,46 @@
+"""Members shared among devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from meigm_jax.registry import ConfigError
+from meigm_jax.runs import machine
+from tests.runs.fake import small_config
+
+HERE = Path(__file__).parent
+
+
+def test_on_eight_devices():
+    """Forced CPU devices have to be asked for before jax starts: a process of their own."""
+    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "eight_devices.py")]
+    done = subprocess.run(command, cwd=HERE.parents[1], env=os.environ | settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def accelerator(free: int) -> SimpleNamespace:
+    stats = {"bytes_limit": free + 10, "bytes_in_use": 10}
+    return SimpleNamespace(platform="gpu", device_kind="H100", memory_stats=lambda: stats)
+
+
+def test_each_accelerator_has_to_hold_its_own_members(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "devices_of", lambda config: [accelerator(2**20), accelerator(2**19)])
+    config = small_config(tmp_path)
+    assert machine.check_replay_fits(config, 2**20) == (
+        "replay: 1 MiB (2 x 8 sequences), 512 KiB on each of 2 x H100, 512 KiB free"
+    )
+    with pytest.raises(ConfigError, match="513 KiB on each of 2 x H100, where 512 KiB is free"):
+        machine.check_replay_fits(config, 2**20 + 2048)
+
+
+def test_more_devices_than_there_are_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
+    from meigm_jax.runs.loop import check
+
+    with pytest.raises(ConfigError, match=r"devices: 99 asked for, \d+ visible; use devices=\d+ or fewer"):
+        check(small_config(tmp_path / "run", "seeds=99", "devices=99"))
+    assert not (tmp_path / "run").exists()
