@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import chex
 import flax.linen as nn
 import jax
@@ -25,7 +27,7 @@ class Kernels(nn.Module):
     def __call__(self, x: Array) -> Array:
         sizes = [x.shape[-1], *[self.hidden_dim] * (self.layers - 1), self.features]
         x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], self.num_kernels, x.shape[-1]))
-        for number, (fan_in, size) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for number, (fan_in, size) in enumerate(itertools.pairwise(sizes)):
             init = uniform_fan_in(fan_in)
             kernel = self.param(f"kernel_{number}", init, (self.num_kernels, fan_in, size))
             bias = self.param(f"bias_{number}", init, (self.num_kernels, size))

@@ -294,7 +294,8 @@ class Learning:
         agree(q, self.out["q"], "q")
         rows = jax.tree.map(lambda x: x[:-1], self.batch.at)
         q_tot = vd.joint_value(self.parts, online, q[:-1], features[:-1], self.batch.action, rows)
-        agree(self.stored(q_tot)[..., None], self.out["q_tot"], "q_tot")
+        kept = jnp.where(self.batch.valid, q_tot, 0.0) if self.qplex else q_tot  # stored times the mask
+        agree(kept[..., None], self.out["q_tot"], "q_tot")
         agree(policies.take(q[:-1], self.batch.action), self.out["q_chosen"], "q_chosen")
         return q, q_tot
 
@@ -302,16 +303,12 @@ class Learning:
         target_q, features = self.parts.agent.unroll(self.target.agent, self.batch.at)
         agree(target_q, self.out["target_q"], "target_q")
         value = vd.joint_value(self.parts, self.target, target_q, features, chosen.action, self.batch.at)
-        agree(self.stored(value)[..., None], self.stored_by_them("target_q_tot"), "target_q_tot")
+        theirs = self.out["target_q_tot"]
+        if self.qplex:  # in padding, its maximum over no available action means nothing
+            there = self.batch.at.avail.any(axis=(-1, -2))
+            value, theirs = jnp.where(there, value, 0.0), np.where(there.T[..., None], theirs, 0.0)
+        agree(value[..., None], theirs, "target_q_tot")
         return value
-
-    def stored(self, x):
-        """[T or T + 1, B], and zero in padding where QPLEX's maximum over no available action means nothing."""
-        return jnp.where(self.batch.at.avail.any(axis=(-1, -2))[: x.shape[0]], x, 0.0) if self.qplex else x
-
-    def stored_by_them(self, name):
-        there = np.asarray(self.batch.at.avail.any(axis=(-1, -2))).T[..., None]
-        return np.where(there, self.out[name], 0.0) if self.qplex else self.out[name]
 
     def check_targets(self, q):
         valid = np.asarray(self.batch.valid)
