@@ -139,17 +139,19 @@ def write_readme() -> None:
         "Steps/s are of all seeds together, measured with two units side by side on two busy CPU cores: they tell what",
         "the curves cost, not how fast the trainer can be. `random` plays uniformly and learns nothing.",
         "",
-        f"| environment | policy | algorithm | seeds x episodes | {' | '.join(COLUMNS)} | steps/s |",
-        f"|---|---|---|---|{'---|' * len(COLUMNS)}---|",
+        f"| environment | policy | algorithm | seeds x episodes | {' | '.join(COLUMNS)} | last | steps/s |",
+        f"|---|---|---|---|{'---|' * len(COLUMNS)}---|---|",
     ]
     for path in sorted(RESULTS.glob("*.csv")):
         facts = json.loads((RESULTS / f"{env_of(path)}.json").read_text())
         measure, found = read_csv(path)
         for algo, curve in found.items():
             cells = [cell(curve, steps) for steps in COLUMNS.values()]
-            fact = facts[algo]
+            fact, last = facts[algo], int(curve.env_steps[-1])
             if algo == "random":
-                cells, fact = [cell(curve, int(curve.env_steps[-1]))] * len(COLUMNS), fact | {"env_steps_per_second": 0}
+                fact = fact | {"env_steps_per_second": 0}
+            at = "" if algo == "random" else f" at {last / 1e6:.2g}M"
+            cells.append(f"{cell(curve, last)}{at}")
             speed = f"{fact['env_steps_per_second']:.0f}" if fact.get("env_steps_per_second") else ""
             size = f"{fact['seeds']} x {fact['episodes']}"
             lines.append(f"| {env_of(path)} | {measure.policy} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
