@@ -119,6 +119,8 @@ def write_csv(path: Path, metric: str, found: dict[str, curves.Curve]) -> None:
 def draw(path: Path) -> None:
     """The figure of one environment and policy, beside its CSV."""
     measure, found = read_csv(path)
+    if set(found) == {"random"}:
+        return  # a single point, which the table tells
     lines = [curves.Line(algo, "", curve) for algo, curve in found.items()]
     plot.draw(path.with_suffix(".png"), plot.figure(lines, env_of(path), measure))
 

@@ -7,8 +7,9 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.saved import CHECKPOINTS, finished_checkpoints, read_config
@@ -24,24 +25,13 @@ over the episodes when there is one seed. The same command gives the same number
 Exit codes: 0 success; 2 wrong use."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Wrong arguments are a ConfigError: one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError."""
-        raise ConfigError(f"{message} (see --help)")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the arguments ask for and return the exit code: 0, 2 for wrong use, 130 on Ctrl-C."""
-    try:
-        options = _parser().parse_args(argv)
-        report = evaluate(options, check(options))
-    except ConfigError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _answer(_parser().parse_args(argv)))
+
+
+def _answer(options: argparse.Namespace) -> int:
+    report = evaluate(options, check(options))
     if options.json:
         from meigm_jax.runs.logger import to_json
 

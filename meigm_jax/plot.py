@@ -11,10 +11,11 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs import curves
 from meigm_jax.usage import choices
@@ -54,24 +55,14 @@ their seed are pooled; a line ends where the first of its seeds ends.
 Exit codes: 0 success; 2 wrong use."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError."""
-        raise ConfigError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw what the arguments ask for and return the exit code: 0, or 2 for wrong arguments."""
-    try:
-        for line in plot(parse(sys.argv[1:] if argv is None else argv)):
-            print(line)
-    except ConfigError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _answer(parse(sys.argv[1:] if argv is None else argv)))
+
+
+def _answer(options: argparse.Namespace) -> int:
+    for line in plot(options):
+        print(line)
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from meigm_jax import sweep
+from meigm_jax.arguments import exit_code
 from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.saved import read_config
@@ -38,30 +39,27 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what the arguments ask for and return the exit code: 0, 2 for a wrong configuration, 130 on Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if {"-h", "--help"} & set(arguments):
-            print(usage())
-            return 0
-        command = parse(arguments)
-        jobs = plan(command)
-        from meigm_jax.runs.loop import check, run  # imports jax
+    return exit_code(lambda: _answer(list(sys.argv[1:] if argv is None else argv)))
 
-        for job in jobs:
-            check(job.config, job.resume)
-        if command.dry_run:
-            from meigm_jax.runs.dry_run import report
 
-            report(jobs)
-            return 0
-        if jobs[0].sweep is not None:
-            return sweep.train(jobs, run, new=command.resume is None)
+def _answer(arguments: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(usage())
+        return 0
+    command = parse(arguments)
+    jobs = plan(command)
+    from meigm_jax.runs.loop import check, run  # imports jax
+
+    for job in jobs:
+        check(job.config, job.resume)
+    if command.dry_run:
+        from meigm_jax.runs.dry_run import report
+
+        report(jobs)
+    elif jobs[0].sweep is not None:
+        return sweep.train(jobs, run, new=command.resume is None)
+    else:
         run(jobs[0].config, resume=jobs[0].resume)
-    except ConfigError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
