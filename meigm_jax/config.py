@@ -50,9 +50,9 @@ class AlgoConfig:
     name: str
     rule: PartConfig
     agent: PartConfig
-    mixer: PartConfig
-    opt: PartConfig
-    temperature: PartConfig
+    mixer: PartConfig | None = None
+    opt: PartConfig | None = None
+    temperature: PartConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class EvaluationConfig:
     episodes: int
     final_episodes: int
     num_envs: int
-    policies: tuple[Literal["greedy", "sampled"], ...]
+    policies: tuple[Literal["greedy", "sampled", "mode"], ...]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Config:
     wandb: WandbConfig
 
 
-REGISTRIES: dict[str, dict[str, Part]] = {
+REGISTRIES: dict[str, Mapping[str, Part]] = {
     "algo.rule": RULES,
     "algo.agent": AGENTS,
     "algo.mixer": MIXERS,
@@ -170,6 +170,18 @@ def steps_per_iteration(config: Config) -> int:
 def num_iterations(config: Config) -> int:
     """Iterations of the whole run: the smallest number that reaches total_env_steps."""
     return -(-config.total_env_steps // steps_per_iteration(config))
+
+
+def check_parts(algo: AlgoConfig) -> None:
+    """Every part that the rule is made of is there, and no other. Raises ConfigError."""
+    used = RULES[algo.rule.name].parts
+    for kind in ("mixer", "opt", "temperature"):
+        path, given = f"algo.{kind}", getattr(algo, kind) is not None
+        if given and kind not in used:
+            why = "" if kind == "mixer" else " and no maximum-entropy version: it explores by epsilon-greedy"
+            raise ConfigError(f"{path}: expected null, the rule '{algo.rule.name}' has no {kind}{why}")
+        if not given and kind in used:
+            raise ConfigError(f"{path}: the rule '{algo.rule.name}' needs one of {', '.join(REGISTRIES[path])}")
 
 
 def _plain(value: Any) -> Any:
@@ -213,7 +225,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         return _tuple_of(args[0], value, path)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else scalar(args[0], value, path)
+        return None if value is None else _convert(args[0], value, path)
     return scalar(hint, value, path)
 
 
@@ -229,6 +241,8 @@ def _build_part(raw: Any, path: str) -> PartConfig:
     if not isinstance(raw, Mapping) or "name" not in raw:
         raise ConfigError(f"{path}: expected a section with a name, got {raw!r}")
     name = scalar(str, raw["name"], f"{path}.name")
+    if name in RULES and name not in REGISTRIES[path]:
+        raise ConfigError(f"{path}.name: '{name}' is a learning rule with a loss of its own; choose algo={name}")
     part = lookup(REGISTRIES[path], name, f"{path}.name")
     given = {key: value for key, value in raw.items() if key != "name"}
     return PartConfig(name, part.complete(given, path))
@@ -338,6 +352,7 @@ def _validate_together(config: Config) -> None:
             f"train.warmup_sequences: expected at most replay.capacity ({config.replay.capacity}), "
             f"got {train.warmup_sequences}"
         )
+    check_parts(config.algo)
     low, high = hyper["alpha_min"], hyper["alpha_max"]
     if low > high:
         raise ConfigError(f"hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")
@@ -349,6 +364,8 @@ def _validate_together(config: Config) -> None:
             )
     policies = config.evaluation.policies
     if not policies or len(set(policies)) < len(policies):
-        raise ConfigError(f"evaluation.policies: expected greedy, sampled or both, each once, got {list(policies)}")
+        raise ConfigError(
+            f"evaluation.policies: expected some of greedy, sampled, mode, each once, got {list(policies)}"
+        )
     if config.seed + config.seeds > 2**31:
         raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")

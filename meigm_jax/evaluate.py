@@ -53,9 +53,9 @@ def _parser() -> Parser:
     parser.add_argument("--episodes", metavar="N", type=int, help="per seed (default: the run's final_episodes)")
     parser.add_argument(
         "--policy",
-        choices=("greedy", "sampled"),
+        choices=("greedy", "sampled", "mode"),
         default="greedy",
-        help="greedy (default): the local argmax; sampled: the policy that explores",
+        help="greedy (default): the local argmax; sampled: the policy that explores; mode: its likeliest action",
     )
     parser.add_argument(
         "--checkpoint",

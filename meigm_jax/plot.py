@@ -78,7 +78,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--metric", help="win_rate, return, alpha, loss_td, ... (default: win_rate, else return)")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png, .pdf or .svg")
     parser.add_argument("--kind", choices=("eval", "train"), help="rows to read (default: eval where they have it)")
-    parser.add_argument("--policy", choices=("greedy", "sampled"), help="of evaluations (default: greedy if there)")
+    parser.add_argument(
+        "--policy", choices=("greedy", "sampled", "mode"), help="of evaluations (default: greedy if there)"
+    )
     parser.add_argument(
         "--aggregate",
         choices=("mean", "iqm"),

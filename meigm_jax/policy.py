@@ -38,7 +38,8 @@ def load(run: str | Path, seed: int | None = None, checkpoint: str = "best") -> 
 
     @partial(jax.jit, static_argnames="greedy")
     def compiled(learner: Learner, carry: Any, time_step: TimeStep, key: Array, greedy: bool) -> tuple[Array, Any]:
-        return algorithm.act(learner, carry, jax.vmap(env.normalise)(time_step), key, step, greedy)
+        normalised = jax.vmap(env.normalise)(time_step)
+        return algorithm.act(learner, carry, normalised, key, step, "greedy" if greedy else "sampled")
 
     def act(carry: Any, time_step: TimeStep, key: Array | None = None, greedy: bool = True) -> tuple[Array, Any]:
         if key is None and not greedy:

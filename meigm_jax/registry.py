@@ -57,6 +57,14 @@ class Part:
         return resolve(self.target)
 
 
+class Rule(Part):
+    """A learning rule; `parts` are the slots of `algo` that it is made of, besides the agent."""
+
+    def __init__(self, target: str, parts: tuple[str, ...] = (), **options: Any):
+        super().__init__(target, **options)
+        self.parts = parts
+
+
 class OpenPart(Part):
     """A part that takes further options unchecked: its maker answers for them."""
 
@@ -79,7 +87,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-def lookup(registry: dict[str, Part], name: str, what: str) -> Part:
+def lookup(registry: Mapping[str, Part], name: str, what: str) -> Part:
     """The Part called `name`, or a ConfigError that names the nearest ones."""
     if name not in registry:
         raise ConfigError(f"{what}: unknown name '{name}'; {nearest(str(name), registry)}")

@@ -99,7 +99,7 @@ def _names(group: str, text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in choices(group):
-            raise ConfigError(f"{group}: unknown name '{name}'; {nearest(name, choices(group))}")
+            raise ConfigError(f"{group}: unknown name '{name}'; {_hint(group, name)}")
     return names
 
 

@@ -17,6 +17,7 @@ from meigm_jax.hyper import Hyper as Hyper
 Array = jax.Array
 Params = Any  # a tree of arrays
 Metrics = dict[str, Array]  # name -> f32[]
+Policy = str  # how to act: "sampled" explores, "greedy" is the argmax of each agent's q, "mode" of its policy pi
 
 
 class EnvSpec(NamedTuple):
@@ -94,6 +95,8 @@ class Agent(NamedTuple):
     step: Callable[[Params, Any, TimeStep], tuple[Array, Array, Any]]
     # A sequence from the zero carry: params, TimeStep[T, B] -> (q [T, B, N, A], features [T, B, N, H])
     unroll: Callable[[Params, TimeStep], tuple[Array, Array]]
+    head: Callable[[Params, Array], Array]  # the last layer alone: params, features [..., H] -> q [..., A]
+    feature_dim: int  # H
 
 
 class Mixer(NamedTuple):
@@ -135,7 +138,9 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array, Hyper], Learner]
     init_carry: Callable[[int], Any]  # number of environments -> the acting carry
-    # learner, carry, TimeStep[E], key, env step, greedy (static) -> (i32[E, N], carry)
-    act: Callable[[Learner, Any, TimeStep, Array, Array, bool], tuple[Array, Any]]
+    # learner, carry, TimeStep[E], key, env step, policy (static) -> (i32[E, N], carry)
+    act: Callable[[Learner, Any, TimeStep, Array, Array, Policy], tuple[Array, Any]]
     # learner, key, Trajectory[T, B], env step -> (learner, metrics)
     update: Callable[[Learner, Array, Trajectory, Array], tuple[Learner, Metrics]]
+    # learner, TimeStep[T, B] from an episode's start, i32[T, B, N] -> what the team is expected to get, f32[T, B]
+    joint_value: Callable[[Learner, TimeStep, Array], Array] | None = None  # None: the rule has no joint value

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from meigm_jax.algos.common import clipped_adam, descend, epsilon, explore, terminal, transitions
 from meigm_jax.ops import policies
 from meigm_jax.ops.targets import lambda_returns, masked_mean
 from meigm_jax.types import (
@@ -46,6 +47,9 @@ class Parts(NamedTuple):
     soft: bool  # ME-IGM, or plain epsilon-greedy value decomposition
     sampled_entropy: bool  # entropy bonus: -log pi of the sampled action (the authors' code), or exact
     bootstrap_on_timeout: bool
+    online_opt: bool = False  # next actions by the online OPT, not by the target network's
+    # L_TD's weight of every row, in [1/2, 1], from the OPT's error e and Q_tot - y, both [T, B]; None: all alike
+    weigh: Callable[[Array, Array], Array] | None = None
 
 
 class Network(NamedTuple):
@@ -68,7 +72,7 @@ class Next(NamedTuple):
 ChooseNext = Callable[[Array], Next]
 
 
-def policy(parts: Parts, opt: Params, alpha: Array, q: Array, at: TimeStep) -> distrax.Categorical:
+def local_policy(parts: Parts, opt: Params, alpha: Array, q: Array, at: TimeStep) -> distrax.Categorical:
     """The local policies softmax(f_i(q_i; s) / alpha) over available actions (paper, eqs. 5 and 10). q [..., N, A]."""
     logits = parts.opt.apply(opt, q, at.state, policies.has_choice(at.avail))
     return policies.boltzmann(logits / alpha, at.avail)
@@ -89,7 +93,7 @@ def choose_greedily(at: TimeStep, q: Array) -> Next:
 
 def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Array, q: Array) -> Next:
     """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
-    pi = policy(parts, opt, alpha, q, at)
+    pi = local_policy(parts, opt, alpha, q, at)
     action = pi.sample(seed=key)
     local = jnp.negative(pi.log_prob(action)) if parts.sampled_entropy else pi.entropy()
     return Next(action, alpha * jnp.sum(local, axis=-1))
@@ -99,8 +103,8 @@ def td_targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, c
     """Targets y [T, B] by (soft) TD(lambda): chosen online, evaluated by the target agent and mixer."""
     q, features = parts.agent.unroll(target.agent, batch.at)
     value = joint_value(parts, target, q, features, chosen.action, batch.at)
-    terminal = batch.terminated if parts.bootstrap_on_timeout else batch.terminated | batch.truncated
-    return lambda_returns(batch.reward, value, chosen.bonus, terminal, batch.valid, hyper.gamma, hyper.td_lambda)
+    ends = terminal(batch, parts.bootstrap_on_timeout)
+    return lambda_returns(batch.reward, value, chosen.bonus, ends, batch.valid, hyper.gamma, hyper.td_lambda)
 
 
 def opt_loss(parts: Parts, opt: Params, q_taken: Array, q_tot: Array, batch: Trajectory) -> tuple[Array, Array]:
@@ -119,16 +123,19 @@ def loss(
     q, features = parts.agent.unroll(online.agent, batch.at)
     fixed_q = jax.lax.stop_gradient(q)
     targets = jax.lax.stop_gradient(td_targets(parts, hyper, target, batch, choose(fixed_q)))
-    rows = jax.tree.map(lambda x: x[:-1], batch.at)
+    rows = transitions(batch)
     q_tot = joint_value(parts, online, q[:-1], features[:-1], batch.action, rows)
-    loss_td = 0.5 * masked_mean(jnp.square(q_tot - targets), batch.valid)
-    metrics = {"loss_td": loss_td, "q_tot_mean": masked_mean(q_tot, batch.valid)}
+    metrics = {"q_tot_mean": masked_mean(q_tot, batch.valid)}
     if not parts.soft:
-        return loss_td, metrics
+        loss_td = td_loss(q_tot - targets, batch.valid)
+        return loss_td, metrics | {"loss_td": loss_td}
     loss_opt, error = opt_loss(parts, online.opt, policies.take(q[:-1], batch.action), q_tot, batch)
+    weight = None if parts.weigh is None else parts.weigh(*jax.lax.stop_gradient((error, q_tot - targets)))
+    loss_td = td_loss(q_tot - targets, batch.valid, weight)
     loss_alpha, soft_metrics = temperature_loss(parts, hyper, online, alpha, fixed_q[:-1], rows, batch.valid)
     gap = misalignment(parts, jax.lax.stop_gradient(online), alpha, fixed_q[:-1], features[:-1], rows)
     metrics |= soft_metrics | {
+        "loss_td": loss_td,
         "loss_opt": loss_opt,
         "opt_error": masked_mean(jnp.abs(error), batch.valid),
         "misalignment": masked_mean(gap, batch.valid),
@@ -136,11 +143,19 @@ def loss(
     return loss_td + loss_opt + loss_alpha, metrics
 
 
+def td_loss(error: Array, valid: Array, weight: Array | None = None) -> Array:
+    """Half the (weighted) mean of the squared error [T, B] over valid rows."""
+    if weight is None:
+        return 0.5 * masked_mean(jnp.square(error), valid)
+    mean_weight = jnp.maximum(masked_mean(weight, valid), 0.5)  # 1/2 is the least; 0 where no row is valid
+    return 0.5 * masked_mean(weight * jnp.square(error), valid) / mean_weight
+
+
 def temperature_loss(
     parts: Parts, hyper: Hyper, online: Network, alpha: Array, q: Array, at: TimeStep, valid: Array
 ) -> tuple[Array, Metrics]:
     """J(alpha) (paper, eq. 11) from the exact joint entropy of the current policy on valid rows."""
-    entropy = jnp.sum(policy(parts, jax.lax.stop_gradient(online.opt), alpha, q, at).entropy(), axis=-1)
+    entropy = jnp.sum(local_policy(parts, jax.lax.stop_gradient(online.opt), alpha, q, at).entropy(), axis=-1)
     wanted = parts.temperature.target(hyper, policies.has_choice(at.avail))
     entropy, wanted = masked_mean(entropy, valid), masked_mean(wanted, valid)
     metrics = {"alpha": alpha, "entropy": entropy, "target_entropy": wanted}
@@ -149,7 +164,7 @@ def temperature_loss(
 
 def misalignment(parts: Parts, online: Network, alpha: Array, q: Array, features: Array, at: TimeStep) -> Array:
     """Figure 2's gap max_a Q_tot(s, a) - Q_tot(s, argmax_i pi_i) [...]; 0 wherever the mixer's IGM holds."""
-    logits = jnp.asarray(policy(parts, online.opt, alpha, q, at).logits)
+    logits = jnp.asarray(local_policy(parts, online.opt, alpha, q, at).logits)
     likeliest = joint_value(parts, online, q, features, policies.mode(logits, q, at.avail), at)
     best = joint_value(parts, online, q, features, policies.greedy(q, at.avail), at)
     return best - likeliest
@@ -158,10 +173,7 @@ def misalignment(parts: Parts, online: Network, alpha: Array, q: Array, features
 def optimizers(hyper: Hyper) -> Network:
     """One optax chain per parameter group; agent and mixer share theirs (the slot `agent`)."""
 
-    def clipped(rate: Array) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate))
-
-    agent_and_mixer, opt = clipped(hyper.learning_rate), clipped(hyper.opt_learning_rate)
+    agent_and_mixer, opt = clipped_adam(hyper, hyper.learning_rate), clipped_adam(hyper, hyper.opt_learning_rate)
     return Network(agent_and_mixer, optax.identity(), opt, optax.adam(hyper.alpha_learning_rate))
 
 
@@ -192,41 +204,48 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
     alpha = jax.lax.stop_gradient(parts.temperature.alpha(params.temperature, hyper, step))
     choose: ChooseNext = partial(choose_greedily, batch.at)
     if parts.soft:
-        choose = partial(choose_softly, parts, target.opt, alpha, batch.at, key)
+        opt = params.opt if parts.online_opt else target.opt
+        choose = partial(choose_softly, parts, opt, alpha, batch.at, key)
     gradients, metrics = jax.grad(partial(loss, parts, hyper, target, batch, choose, alpha), has_aux=True)(params)
-    steps = [
-        o.update(g, s, p)
-        for o, g, s, p in zip(optimizers(hyper), groups(gradients), states, groups(params), strict=True)
-    ]
-    params = ungroup(Network(*(optax.apply_updates(p, u) for p, (u, _) in zip(groups(params), steps, strict=True))))
+    steps = map(descend, optimizers(hyper), groups(gradients), states, groups(params))
+    stepped, states = zip(*steps, strict=True)
+    params = ungroup(Network(*stepped))
     params = params._replace(temperature=parts.temperature.project(params.temperature, hyper))
     metrics["grad_norm"] = optax.tree.norm((gradients.agent, gradients.mixer))
-    return learner._replace(params=params, optimizer_state=Network(*(s for _, s in steps))), metrics
+    if not parts.soft:
+        metrics["epsilon"] = epsilon(hyper, step)
+    return learner._replace(params=params, optimizer_state=Network(*states)), metrics
 
 
 def act(
-    parts: Parts, learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, greedy: bool
+    parts: Parts, learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, policy: str
 ) -> tuple[Array, Any]:
-    """Actions i32[E, N]. Greedy: argmax of raw q, decentralised; else the behaviour policy."""
+    """Actions i32[E, N]. greedy: argmax of raw q, decentralised; mode: argmax of pi; sampled: the behaviour policy."""
     params, hyper = learner.params, learner.hyper
     q, _, carry = parts.agent.step(params.agent, carry, at)
-    if greedy:
-        return policies.greedy(q, at.avail), carry
-    if parts.soft:
-        pi = policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
-    else:
-        pi = policies.epsilon_greedy(q, at.avail, epsilon(hyper, step))
+    if policy == "greedy" or not parts.soft:
+        return explore(hyper, q, at, key, step, policy), carry
+    pi = local_policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
+    if policy == "mode":
+        return policies.mode(jnp.asarray(pi.logits), q, at.avail), carry
     return pi.sample(seed=key), carry
 
 
-def epsilon(hyper: Hyper, step: Array) -> Array:
-    """Exploration rate after `step` env steps."""
-    return policies.linear_schedule(hyper.epsilon_start, hyper.epsilon_end, hyper.epsilon_decay_steps, step)
+def q_tot(parts: Parts, learner: Learner, at: TimeStep, action: Array) -> Array:
+    """The learned Q_tot [T, B] of joint actions i32[T, B, N] along sequences of time steps [T, B]."""
+    q, features = parts.agent.unroll(learner.params.agent, at)
+    return joint_value(parts, learner.params, q, features, action, at)
 
 
-def _update_with_epsilon(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: Array):
-    learner, metrics = update(parts, learner, key, batch, step)
-    return learner, metrics | {"epsilon": epsilon(learner.hyper, step)}
+def algorithm(parts: Parts) -> Algorithm:
+    """The rule with its parts."""
+    return Algorithm(
+        init=partial(init, parts),
+        init_carry=parts.agent.init_carry,
+        act=partial(act, parts),
+        update=partial(update, parts),
+        joint_value=partial(q_tot, parts),
+    )
 
 
 def make(
@@ -239,12 +258,6 @@ def make(
     exploration: str,
     entropy: str,
 ) -> Algorithm:
-    """The rule with its parts. exploration: softmax | epsilon_greedy; entropy: exact | sampled."""
+    """The rule by its options. exploration: softmax | epsilon_greedy; entropy: exact | sampled."""
     soft = exploration == "softmax"
-    parts = Parts(agent, mixer, opt, temperature, soft, entropy == "sampled", bootstrap_on_timeout)
-    return Algorithm(
-        init=partial(init, parts),
-        init_carry=agent.init_carry,
-        act=partial(act, parts),
-        update=partial(update if soft else _update_with_epsilon, parts),
-    )
+    return algorithm(Parts(agent, mixer, opt, temperature, soft, entropy == "sampled", bootstrap_on_timeout))

@@ -20,7 +20,7 @@ def evaluate(
     *,
     episodes: int,
     num_envs: int,
-    greedy: bool,
+    policy: str,
 ) -> Metrics:
     """Outcomes of `episodes` whole episodes, f32[episodes] each: return, episode_length and spec.outcomes.
 
@@ -30,14 +30,14 @@ def evaluate(
     rounds = -(-episodes // num_envs)
 
     def play(key: Array) -> Metrics:
-        return _round(env, algorithm, learner, key, step, num_envs, greedy).outcomes
+        return _round(env, algorithm, learner, key, step, num_envs, policy).outcomes
 
     outcomes = jax.lax.map(play, jax.random.split(key, rounds))
     return {name: x.reshape(-1)[:episodes] for name, x in outcomes.items()}
 
 
 def watch(
-    env: Env, algorithm: Algorithm, learner: Learner, key: Array, step: Array, *, num_envs: int, greedy: bool
+    env: Env, algorithm: Algorithm, learner: Learner, key: Array, step: Array, *, num_envs: int, policy: str
 ) -> tuple[Metrics, Any]:
     """One round of `evaluate`: outcomes f32[num_envs] each, and the env states [T + 1] of its first environment.
 
@@ -47,7 +47,7 @@ def watch(
     def first(env_states: Any) -> Any:
         return jax.tree.map(lambda x: x[0], env_states)
 
-    collected = _round(env, algorithm, learner, key, step, num_envs, greedy, first)
+    collected = _round(env, algorithm, learner, key, step, num_envs, policy, first)
     return collected.outcomes, collected.kept
 
 
@@ -58,7 +58,7 @@ def _round(
     key: Array,
     step: Array,
     num_envs: int,
-    greedy: bool,
+    policy: str,
     keep: Callable[[Any], Any] = lambda env_states: (),
 ) -> Collected:
     """One whole episode of each environment."""
@@ -70,7 +70,7 @@ def _round(
         step,
         num_envs=num_envs,
         length=env.spec.episode_limit,
-        greedy=greedy,
+        policy=policy,
         pool_size=1,
         keep=keep,
     )

@@ -51,7 +51,7 @@ def collect(
     *,
     num_envs: int,
     length: int,
-    greedy: bool = False,
+    policy: str = "sampled",
     pool_size: int | None = None,
     keep: Callable[[Any], Any] = lambda env_state: (),
 ) -> Collected:
@@ -72,7 +72,7 @@ def collect(
     )
 
     def row(running: Running, key: Array) -> tuple[Running, tuple[Row, Any]]:
-        after, row = _row(env, algorithm, learner, pool, pool_size, step, greedy, running, key)
+        after, row = _row(env, algorithm, learner, pool, pool_size, step, policy, running, key)
         return after, (row, keep(running.env_state))
 
     last, (rows, kept) = jax.lax.scan(row, start, jax.random.split(k_rows, length))
@@ -87,14 +87,14 @@ def _row(
     pool: Any,
     pool_size: int,
     step: Array,
-    greedy: bool,
+    policy: str,
     running: Running,
     key: Array,
 ) -> tuple[Running, Row]:
     """Act, step every environment, and put a fresh start state where an episode's last row was just read."""
     num_envs = running.ended.shape[0]
     k_act, k_env = jax.random.split(key)
-    action, carry = algorithm.act(learner, running.carry, running.at, k_act, step, greedy)
+    action, carry = algorithm.act(learner, running.carry, running.at, k_act, step, policy)
     env_state, at, reward, terminated, truncated, info = jax.vmap(env.step)(
         jax.random.split(k_env, num_envs), running.env_state, action
     )

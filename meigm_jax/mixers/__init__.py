@@ -4,7 +4,9 @@ from meigm_jax.registry import Part
 
 MIXERS = {
     "vdn": Part("meigm_jax.mixers.vdn:make"),
-    "qmix": Part("meigm_jax.mixers.qmix:make", embed_dim=32, hypernet_dim=64, value_dim=64, mask_dead=False),
+    "qmix": Part(
+        "meigm_jax.mixers.qmix:make", embed_dim=32, hypernet_dim=64, value_dim=64, mask_dead=False, hypernet_layers=2
+    ),
     "qplex": Part(
         "meigm_jax.mixers.qplex:make", hypernet_dim=64, num_kernels=4, kernel_dim=64, layers=2, weighted_head=True
     ),

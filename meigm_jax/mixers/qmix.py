@@ -18,13 +18,14 @@ class QMix(nn.Module):
     hypernet_dim: int
     value_dim: int  # hidden width of b2: embed_dim in pymarl2, hypernet_dim in the ME-QMIX code
     mask_dead: bool  # agents without a choice do not reach the mixture
+    hypernet_layers: int = 2  # of the two mixing weights, 1 or 2
 
     @nn.compact
     def __call__(self, q: Array, state: Array, alive: Array) -> Array:
         size = self.num_agents * self.embed_dim
-        w1 = jnp.abs(Hypernet(size, self.hypernet_dim, name="w1")(state))
+        w1 = jnp.abs(Hypernet(size, self.hypernet_dim, self.hypernet_layers, name="w1")(state))
         b1 = Linear(self.embed_dim, name="b1")(state)
-        w2 = jnp.abs(Hypernet(self.embed_dim, self.hypernet_dim, name="w2")(state))
+        w2 = jnp.abs(Hypernet(self.embed_dim, self.hypernet_dim, self.hypernet_layers, name="w2")(state))
         b2 = Hypernet(1, self.value_dim, name="b2")(state).squeeze(-1)
         if self.mask_dead:
             q = jnp.where(alive, q, 0.0)
@@ -33,9 +34,11 @@ class QMix(nn.Module):
         return jnp.sum(hidden * w2, axis=-1) + b2
 
 
-def make(spec: EnvSpec, embed_dim: int, hypernet_dim: int, value_dim: int, mask_dead: bool) -> Mixer:
+def make(
+    spec: EnvSpec, embed_dim: int, hypernet_dim: int, value_dim: int, mask_dead: bool, hypernet_layers: int = 2
+) -> Mixer:
     """The monotone mixer with embed_dim hidden units."""
-    module = QMix(spec.num_agents, embed_dim, hypernet_dim, value_dim, mask_dead)
+    module = QMix(spec.num_agents, embed_dim, hypernet_dim, value_dim, mask_dead, hypernet_layers)
 
     def init(key: Array) -> Params:
         agents = jnp.zeros((spec.num_agents,))

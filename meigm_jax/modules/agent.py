@@ -118,12 +118,12 @@ def make_gru(spec: EnvSpec, hidden_dim: int) -> Agent:
         q, h = run(module, params, at, jnp.where(at.first[:, None, None], 0.0, carry), method="step")
         return q, h, h
 
-    return Agent(_init(module, spec), init_carry, step, partial(run, module))
+    return Agent(_init(module, spec), init_carry, step, partial(run, module), _head(spec), hidden_dim)
 
 
 def make_mlp(spec: EnvSpec, hidden_dim: int) -> Agent:
     """An agent without memory, hidden size H = hidden_dim."""
-    return _feedforward(MLPUtility(spec, hidden_dim), spec)
+    return _feedforward(MLPUtility(spec, hidden_dim), spec, hidden_dim)
 
 
 def make_cnn(spec: EnvSpec, hidden_dim: int, channels: int) -> Agent:
@@ -133,16 +133,22 @@ def make_cnn(spec: EnvSpec, hidden_dim: int, channels: int) -> Agent:
             f"algo.agent.name: cnn needs observations of height x width x channels, {spec.name} has vectors of "
             f"{spec.obs_dim}; choose gru or mlp"
         )
-    return _feedforward(CNNUtility(spec, hidden_dim, channels), spec)
+    return _feedforward(CNNUtility(spec, hidden_dim, channels), spec, hidden_dim)
 
 
-def _feedforward(module: nn.Module, spec: EnvSpec) -> Agent:
+def _feedforward(module: nn.Module, spec: EnvSpec, hidden_dim: int) -> Agent:
     """The agent of a module that maps time steps, whatever their leading axes; its memory is empty."""
 
     def step(params: Params, carry: tuple[()], at: TimeStep) -> tuple[Array, Array, tuple[()]]:
         return *run(module, params, at), carry
 
-    return Agent(_init(module, spec), lambda num_envs: (), step, partial(run, module))
+    return Agent(_init(module, spec), lambda num_envs: (), step, partial(run, module), _head(spec), hidden_dim)
+
+
+def _head(spec: EnvSpec) -> Callable[[Params, Array], Array]:
+    """params of any agent here, features [..., H] -> q [..., A]."""
+    layer = Linear(spec.num_actions)
+    return lambda params, features: run(layer, {"params": params["params"]["head"]}, features)
 
 
 def _init(module: nn.Module, spec: EnvSpec) -> Callable[[Array], Params]:

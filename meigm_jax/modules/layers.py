@@ -50,11 +50,31 @@ class Linear(nn.Module):
 
 
 class Hypernet(nn.Module):
-    """Linear, ReLU, Linear: state [..., G] to weights [..., features] of another network (QMIX, arXiv 1803.11485)."""
+    """Linear, ReLU, Linear: state [..., G] to weights [..., features] of another network (QMIX, arXiv 1803.11485).
+
+    With layers=1 a single Linear.
+    """
 
     features: int
     hidden_dim: int
+    layers: int = 2
 
     @nn.compact
     def __call__(self, state: Array) -> Array:
-        return Linear(self.features, name="out")(nn.relu(Linear(self.hidden_dim, name="hidden")(state)))
+        if self.layers > 1:
+            state = nn.relu(Linear(self.hidden_dim, name="hidden")(state))
+        return Linear(self.features, name="out")(state)
+
+
+class MLP(nn.Module):
+    """`layers` Linear layers with ReLU between them. x [..., D] -> [..., features]."""
+
+    features: int
+    hidden_dim: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for number in range(self.layers - 1):
+            x = nn.relu(Linear(self.hidden_dim, name=f"hidden_{number}")(x))
+        return Linear(self.features, name="out")(x)

@@ -163,7 +163,7 @@ def _evaluation_seconds(planned: Planned, rates: Rates, done: int) -> float:
     if count := Schedule(planned.config).evaluations(done):
         for policy in settings.policies:
             for episodes, times in ((settings.episodes, count - 1), (settings.final_episodes, 1)):
-                chosen = partial(play, episodes=episodes, greedy=policy == "greedy")
+                chosen = partial(play, episodes=episodes, policy=policy)
                 work = work.plus(work_of(chosen, member.learner, member.key, jnp.int32(0)), times)
     return _seconds(planned, work, rates)
 

@@ -39,13 +39,13 @@ class Estimate(NamedTuple):
 
 
 def play(restored: Restored, episodes: int, policy: str, seed: int = 0) -> Played:
-    """Exactly `episodes` episodes of every member under `policy` ("greedy" or "sampled").
+    """Exactly `episodes` episodes of every member under `policy` ("greedy", "sampled" or "mode").
 
     Rounds of the run's evaluation.num_envs environments: whatever the number, the first episodes are the same.
     """
     num_envs, step = restored.config.evaluation.num_envs, jnp.int32(restored.env_steps)
     env = for_training(restored.env, reward_scale=1.0)
-    one = partial(watch, env, restored.algorithm, num_envs=num_envs, greedy=policy == "greedy")
+    one = partial(watch, env, restored.algorithm, num_envs=num_envs, policy=policy)
     play_round = jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
     base = _fold_in(_fold_in(restored.key, EVALUATION), seed)
     rounds: list[dict[str, np.ndarray]] = []

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meigm_jax import envs
+from meigm_jax.algos import RULES
 from meigm_jax.config import REGISTRIES, Config, PartConfig
 from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
@@ -76,9 +77,9 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     def part(kind: str, chosen: PartConfig):
         return lookup(REGISTRIES[f"algo.{kind}"], chosen.name, kind).load()(spec, **chosen.options)
 
-    parts = {kind: part(kind, getattr(algo, kind)) for kind in ("agent", "mixer", "opt", "temperature")}
-    rule = lookup(REGISTRIES["algo.rule"], algo.rule.name, "rule").load()
-    return rule(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
+    rule = RULES[algo.rule.name]
+    parts = {kind: part(kind, getattr(algo, kind)) for kind in ("agent", *rule.parts)}
+    return rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
 
 
 def make_sizes(config: Config) -> Sizes:
@@ -141,20 +142,20 @@ def _in_own_units(outcomes: Metrics, reward_scale: float) -> Metrics:
 
 
 def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float, devices: Sequence[Device]):
-    def one(episodes: int, greedy: bool, learner: Learner, key: Array, step: Array) -> Metrics:
+    def one(episodes: int, policy: str, learner: Learner, key: Array, step: Array) -> Metrics:
         key = jax.random.fold_in(key, step)
         found = evaluation.evaluate(
-            env, algorithm, learner, key, step, episodes=episodes, num_envs=num_envs, greedy=greedy
+            env, algorithm, learner, key, step, episodes=episodes, num_envs=num_envs, policy=policy
         )
         return _in_own_units(found, reward_scale)
 
-    def members(episodes: int, greedy: bool, *args: Any) -> Metrics:
-        vmapped = jax.vmap(partial(one, episodes, greedy), in_axes=(0, 0, None))
+    def members(episodes: int, policy: str, *args: Any) -> Metrics:
+        vmapped = jax.vmap(partial(one, episodes, policy), in_axes=(0, 0, None))
         return shared(vmapped, devices, (0, 0, None), 0)(*args)
 
     jitted = jax.jit(members, static_argnums=(0, 1))
 
     def evaluate(learner: Learner, key: Array, env_steps: int, policy: str, *, episodes: int) -> Metrics:
-        return jitted(episodes, policy == "greedy", learner, key, jnp.int32(env_steps))
+        return jitted(episodes, policy, learner, key, jnp.int32(env_steps))
 
     return evaluate

@@ -66,7 +66,7 @@ def test_alpha_gets_the_mean_of_entropy_minus_target_on_valid_rows(term_gradient
     online, _ = networks(parts)
     rows = jax.tree.map(lambda x: x[:-1], batch.at)
     q, _ = parts.agent.unroll(online.agent, batch.at)
-    entropy = vd.policy(parts, online.opt, ALPHA, q[:-1], rows).entropy().sum(-1)
+    entropy = vd.local_policy(parts, online.opt, ALPHA, q[:-1], rows).entropy().sum(-1)
     excess = np.asarray(entropy - 0.3 * policies.has_choice(rows.avail).sum(-1))
     found = term_gradients["total"][0].temperature["log_alpha"]
     np.testing.assert_allclose(found, excess[np.asarray(batch.valid)].mean(), rtol=1e-4)

@@ -39,7 +39,7 @@ def gaps():
             network, at = vd.init(parts, k_params, HYPER).params, time_steps(k_at)
             q = q_scale * jax.random.normal(k_q, (ROWS, AGENTS, ACTIONS))
             features = jnp.zeros((ROWS, AGENTS, 1))
-            logits = vd.policy(parts, network.opt, alpha, q, at).logits
+            logits = vd.local_policy(parts, network.opt, alpha, q, at).logits
             likeliest = policies.mode(logits, q, at.avail)
 
             def q_tot(action):

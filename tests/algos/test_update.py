@@ -79,16 +79,16 @@ def observations(batch):
     return jax.tree.map(lambda x: x[0], batch.at)
 
 
-@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("policy", ["sampled", "greedy"])
 @pytest.mark.parametrize("variant", ["qmix", "me_qmix", "mlp"])
-def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, greedy):
+def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, policy):
     algorithm, parts, at = make_algorithm(variant), make_parts(variant), observations(random_batch())
     learner, carry = algorithm.init(jax.random.key(0), HYPER), algorithm.init_carry(at.obs.shape[0])
-    act = jax.jit(jax.vmap(partial(algorithm.act, greedy=greedy), in_axes=(None, None, None, 0, None)))
+    act = jax.jit(jax.vmap(partial(algorithm.act, policy=policy), in_axes=(None, None, None, 0, None)))
     actions, carries = act(learner, carry, at, jax.random.split(jax.random.key(1), 200), jnp.int32(0))
     assert actions.shape == (200, at.obs.shape[0], AGENTS) and carries.shape[1:] == carry.shape
     assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (200, *at.avail.shape)), actions))
-    if greedy:
+    if policy == "greedy":
         q, _, _ = parts.agent.step(learner.params.agent, carry, at)
         best = np.where(at.avail, q, -np.inf).argmax(-1)
         np.testing.assert_array_equal(actions, np.broadcast_to(best, actions.shape))
@@ -107,5 +107,5 @@ def test_behaviour_follows_its_distribution(variant, step):
     if variant == "qmix":
         pi = policies.epsilon_greedy(q, at.avail, jnp.float32(0.1))
     else:
-        pi = vd.policy(parts, learner.params.opt, jnp.float32(0.1), q, at)
+        pi = vd.local_policy(parts, learner.params.opt, jnp.float32(0.1), q, at)
     np.testing.assert_allclose(jax.nn.one_hot(actions, ACTIONS).mean(0), pi.probs, atol=0.04)

@@ -66,10 +66,14 @@ def step(key, state, action):
 ENV = Env(SPEC, reset, step, normalise=lambda at: at)
 
 
-def random_act(learner, carry, at, key, env_step, greedy):
+def random_act(learner, carry, at, key, env_step, policy):
     """Any available action; greedy: the first one. The carry counts calls."""
     logits = jnp.zeros(at.avail.shape)
-    action = policies.greedy(logits, at.avail) if greedy else policies.boltzmann(logits, at.avail).sample(seed=key)
+    action = (
+        policies.greedy(logits, at.avail)
+        if policy == "greedy"
+        else policies.boltzmann(logits, at.avail).sample(seed=key)
+    )
     return action, carry + 1
 
 

@@ -104,10 +104,10 @@ def test_the_return_of_a_member_does_not_depend_on_how_many_there_are():
         np.testing.assert_array_equal(together[member], alone[0])
 
 
-@pytest.mark.parametrize("greedy", [False, True])
-def test_evaluation_gives_exactly_so_many_whole_episodes(greedy):
+@pytest.mark.parametrize("policy", ["sampled", "greedy"])
+def test_evaluation_gives_exactly_so_many_whole_episodes(policy):
     learner = COUNTING.init(jax.random.key(0), HYPER)
-    run = jax.jit(partial(evaluate, ENV, COUNTING, episodes=7, num_envs=3, greedy=greedy))
+    run = jax.jit(partial(evaluate, ENV, COUNTING, episodes=7, num_envs=3, policy=policy))
     outcomes = run(learner, jax.random.key(2), jnp.int32(0))
     assert {name: x.shape for name, x in outcomes.items()} == dict.fromkeys(("return", "episode_length", "win"), (7,))
     length = np.asarray(outcomes["episode_length"])
@@ -115,16 +115,16 @@ def test_evaluation_gives_exactly_so_many_whole_episodes(greedy):
     floor = length * (length + 1) / 2  # reward 1 + t per step, and at most 2 agents x action 3 / 8 on top
     assert np.all(outcomes["return"] >= floor) and np.all(outcomes["return"] <= floor + 0.75 * length)
     assert set(np.asarray(outcomes["win"])) <= {0.0, 1.0}
-    fewer = evaluate(ENV, COUNTING, learner, jax.random.key(2), jnp.int32(0), episodes=2, num_envs=3, greedy=greedy)
+    fewer = evaluate(ENV, COUNTING, learner, jax.random.key(2), jnp.int32(0), episodes=2, num_envs=3, policy=policy)
     assert fewer["return"].shape == (2,)
 
 
 def test_the_watched_episode_is_the_one_that_evaluation_reports():
     @jax.jit
     def both(learner, key, step):
-        reported = evaluate(ENV, COUNTING, learner, key, step, episodes=5, num_envs=5, greedy=True)
+        reported = evaluate(ENV, COUNTING, learner, key, step, episodes=5, num_envs=5, policy="greedy")
         k_round = jax.random.split(key, 1)[0]
-        return reported, watch(ENV, COUNTING, learner, k_round, step, num_envs=5, greedy=True)
+        return reported, watch(ENV, COUNTING, learner, k_round, step, num_envs=5, policy="greedy")
 
     learner = COUNTING.init(jax.random.key(0), HYPER)
     reported, (outcomes, states) = both(learner, jax.random.key(3), jnp.int32(0))

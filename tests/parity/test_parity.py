@@ -276,7 +276,7 @@ class Learning:
         """The stored next actions in place of fresh samples, or the greedy ones."""
         if not self.soft:
             return vd.choose_greedily(self.batch.at, q)
-        pi = vd.policy(self.parts, self.target.opt, self.alpha, q, self.batch.at)
+        pi = vd.local_policy(self.parts, self.target.opt, self.alpha, q, self.batch.at)
         picked = files.time_major(self.given["picked_actions"])
         return vd.Next(picked, -self.alpha * jnp.sum(pi.log_prob(picked), axis=-1))
 
@@ -362,7 +362,7 @@ def check_policy(learning, q):
     parts, batch, out = learning.parts, learning.batch, learning.out
     alive = policies.has_choice(batch.at.avail)
     agree(parts.opt.apply(learning.target.opt, q, batch.at.state, alive), out["opt_q"], "opt_q")
-    pi = vd.policy(parts, learning.target.opt, learning.alpha, q, batch.at)
+    pi = vd.local_policy(parts, learning.target.opt, learning.alpha, q, batch.at)
     agree(pi.probs, out["pi"], "pi")
     picked = files.time_major(learning.given["picked_actions"])
     agree(pi.log_prob(picked), out["log_pi_picked"], "log_pi_picked")

@@ -1,0 +1,88 @@
+"""What the learning rules share: exploration, optimizers, and the whole of a rule that is a loss and epsilon-greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from meigm_jax.ops import policies
+from meigm_jax.types import Algorithm, Array, Hyper, Learner, Metrics, Params, TimeStep, Trajectory
+
+# hyper, target parameters, batch, key, online parameters -> (scalar, metrics)
+Loss = Callable[[Hyper, Params, Trajectory, Array, Params], tuple[Array, Metrics]]
+# learner, time steps [T, B], joint action i32[T, B, N] -> Q_tot [T, B]
+JointValue = Callable[[Learner, TimeStep, Array], Array]
+
+
+def transitions(batch: Trajectory) -> TimeStep:
+    """The time steps [T] that transitions start from: all but the last row."""
+    return jax.tree.map(lambda x: x[:-1], batch.at)
+
+
+def terminal(batch: Trajectory, bootstrap_on_timeout: bool) -> Array:
+    """bool[T, B]: nothing is expected beyond this transition."""
+    return batch.terminated if bootstrap_on_timeout else batch.terminated | batch.truncated
+
+
+def clipped_adam(hyper: Hyper, rate: Array) -> optax.GradientTransformation:
+    """Adam on gradients scaled down to a global norm of hyper.max_grad_norm."""
+    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate))
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradients: Params, state: Any, params: Params
+) -> tuple[Params, Any]:
+    """Parameters and optimizer state after one step."""
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def epsilon(hyper: Hyper, step: Array) -> Array:
+    """Exploration rate after `step` env steps."""
+    return policies.linear_schedule(hyper.epsilon_start, hyper.epsilon_end, hyper.epsilon_decay_steps, step)
+
+
+def explore(hyper: Hyper, q: Array, at: TimeStep, key: Array, step: Array, policy: str) -> Array:
+    """Actions i32[E, N]: epsilon-greedy when sampled, otherwise the argmax of q [E, N, A]."""
+    if policy != "sampled":
+        return policies.greedy(q, at.avail)
+    return policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)).sample(seed=key)
+
+
+def q_learning(
+    init_params: Callable[[Array], Params],
+    init_carry: Callable[[int], Any],
+    utilities: Callable[[Params, Any, TimeStep], tuple[Array, Any]],
+    loss: Loss,
+    joint_value: JointValue | None = None,
+) -> Algorithm:
+    """The rule of one loss: one optimizer for all parameters, epsilon-greedy on the utilities.
+
+    utilities: params, carry, TimeStep[E] -> (q [E, N, A], carry), what acting needs.
+    """
+
+    def init(key: Array, hyper: Hyper) -> Learner:
+        params = init_params(key)
+        state = clipped_adam(hyper, hyper.learning_rate).init(params)
+        return Learner(params, jax.tree.map(jnp.copy, params), state, hyper)
+
+    def act(learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, policy: str) -> tuple[Array, Any]:
+        q, carry = utilities(learner.params, carry, at)
+        return explore(learner.hyper, q, at, key, step, policy), carry
+
+    def update(learner: Learner, key: Array, batch: Trajectory, step: Array) -> tuple[Learner, Metrics]:
+        def of(params: Params) -> tuple[Array, Metrics]:
+            return loss(learner.hyper, learner.target, batch, key, params)
+
+        hyper = learner.hyper
+        gradients, metrics = jax.grad(of, has_aux=True)(learner.params)
+        optimizer = clipped_adam(hyper, hyper.learning_rate)
+        params, state = descend(optimizer, gradients, learner.optimizer_state, learner.params)
+        metrics |= {"grad_norm": optax.tree.norm(gradients), "epsilon": epsilon(hyper, step)}
+        return learner._replace(params=params, optimizer_state=state), metrics
+
+    return Algorithm(init, init_carry, act, update, joint_value)
