@@ -175,7 +175,7 @@ def num_iterations(config: Config) -> int:
 def check_parts(algo: AlgoConfig) -> None:
     """Every part that the rule is made of is there, and no other. Raises ConfigError."""
     used = RULES[algo.rule.name].parts
-    for kind in ("mixer", "opt", "temperature"):
+    for kind in ("opt", "temperature", "mixer"):
         path, given = f"algo.{kind}", getattr(algo, kind) is not None
         if given and kind not in used:
             why = "" if kind == "mixer" else " and no maximum-entropy version: it explores by epsilon-greedy"

@@ -103,6 +103,15 @@ def _names(group: str, text: str) -> list[str]:
     return names
 
 
+def _hint(group: str, name: str) -> str:
+    """What may have been meant by the unknown `name`."""
+    known, plain = choices(group), name.removeprefix("me_")
+    if group == "algo" and name != plain in known:
+        soft = ", ".join(each for each in known if each.startswith("me_"))
+        return f"'{plain}' has no maximum-entropy version, which needs a mixer that keeps IGM: {soft}"
+    return nearest(name, known)
+
+
 def _literal(text: str) -> str | None:
     return None if text == "null" else text
 

@@ -96,6 +96,50 @@ def qmix_sizes(params: dict) -> dict[str, int]:
     }
 
 
+def dmix(params: dict) -> dict:
+    """QMIX's mixer under dfac's names; its mixing weights may come from a single layer."""
+
+    def weights(name: str) -> dict:
+        return hypernet(params, name) if f"{name}.0.weight" in params else {"out": linear(params, name)}
+
+    return {
+        "params": {
+            "w1": weights("hyper_w_1"),
+            "b1": linear(params, "hyper_b_1"),
+            "w2": weights("hyper_w_final"),
+            "b2": hypernet(params, "V"),
+        }
+    }
+
+
+def dmix_sizes(params: dict) -> dict[str, int]:
+    """The options of our mixer that give the file's widths."""
+    layers = 2 if "hyper_w_1.0.weight" in params else 1
+    return {
+        "embed_dim": params["hyper_b_1.weight"].shape[0],
+        "hypernet_dim": params["hyper_w_1.0.weight"].shape[0] if layers == 2 else 1,
+        "value_dim": params["V.0.weight"].shape[0],
+        "hypernet_layers": layers,
+    }
+
+
+def mlp(params: dict, name: str) -> dict:
+    """Linear layers with ReLU between them: Sequential counts the activations."""
+    numbers = sorted(int(key.split(".")[1]) for key in params if key.startswith(f"{name}.") and key.endswith("weight"))
+    *hidden, last = (linear(params, f"{name}.{number}") for number in numbers)
+    return {f"hidden_{n}": layer for n, layer in enumerate(hidden)} | {"out": last}
+
+
+def qtran(params: dict, inputs: str) -> dict:
+    tree = {"q": mlp(params, "Q"), "v": mlp(params, "V")}
+    return {"params": tree | ({"encode": mlp(params, "action_encoding")} if inputs == "features" else {})}
+
+
+def qtran_sizes(params: dict) -> dict[str, int]:
+    """The options of our joint value that give the file's widths."""
+    return {"embed_dim": params["Q.0.weight"].shape[0], "layers": len(mlp(params, "Q"))}
+
+
 def kernels(params: dict, name: str) -> dict:
     """QPLEX's extractors <name>.<k>[.<layer>], stacked: kernel_<n> [K, in, out] and bias_<n> [K, out]."""
     layers: dict[str, list] = {}
