@@ -79,17 +79,23 @@ def run_unit(env: str, algo: str, options: argparse.Namespace) -> None:
 
 
 def report(env: str, runs: list[Path]) -> None:
-    """One CSV of the environment per policy that was evaluated, and the facts about its runs."""
+    """One CSV of the environment per policy that was evaluated, and the facts about its runs.
+
+    Units whose runs are no longer at hand stay as they are.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     members = [member for run in runs for member in curves.read_members(run)]
     for policy in {row["policy"] for member in members for row in member.rows if row["kind"] == "eval"}:
         mine = [m for m in members if any(row.get("policy") == policy for row in m.rows)]
         measure = curves.choose(mine, kind="eval", policy=policy)
-        lines = curves.pool(mine, measure, print)
-        name = env if policy == "greedy" else f"{env}.{policy}"
-        write_csv(RESULTS / f"{name}.csv", measure.metric, {line.algo: line.curve for line in lines})
+        found = {line.algo: line.curve for line in curves.pool(mine, measure, print)}
+        path = RESULTS / (f"{env}.csv" if policy == "greedy" else f"{env}.{policy}.csv")
+        earlier = read_csv(path)[1] if path.exists() else {}
+        write_csv(path, measure.metric, dict(sorted((earlier | found).items())))
     facts = {run.name: unit_facts(run) for run in runs}
-    (RESULTS / f"{env}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    path = RESULTS / f"{env}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(dict(sorted((earlier | facts).items())), indent=1) + "\n")
 
 
 def unit_facts(run: Path) -> dict[str, Any]:
