@@ -60,8 +60,8 @@ SETTINGS: dict[str, list[str]] = {  # name -> arguments
     "QMIX, return-weighted replay, annealed epsilon": ["algo=qmix"],
 }
 
-ANALYSIS = """What to expect: as long as the partner plays A with probability p, A is worth 8 p - 12 (1 - p) and B is worth
--12 p, so additive credit prefers A only where p > 3/8. Uniform play gives p = 1/3. Drawing from the replay in
+ANALYSIS = """What to expect: as long as the partner plays A with probability p, A is worth 8 p - 12 (1 - p) and B
+is worth -12 p, so additive credit prefers A only where p > 3/8. Uniform play gives p = 1/3. Drawing from the replay in
 proportion to exp(0.1 x return) raises the share of A among the partners of A in what is learnt from 1/3 to 0.79 under
 uniform play. The weight does not depend on the names of the actions. It favours what once paid, so it is off by
 default, where rewards are random."""

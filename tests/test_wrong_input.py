@@ -36,11 +36,14 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} hyper.learning_rate=fast", "hyper.learning_rate: expected float, got 'fast'"),
     (f"{GAME} hyper.learning_rate=[1e-3,1e-4]", "hyper.learning_rate: expected float, got [0.001, 0.0001]"),
     (f"{GAME} log.progress=1", "log.progress: expected bool, got 1"),
-    (f"{GAME} evaluation.policies=[greedy,best]", "evaluation.policies: expected one of greedy, sampled, got 'best'"),
-    (f"{GAME} evaluation.policies={{a:1}}", "evaluation.policies: expected one of greedy, sampled, got {'a': 1}"),
+    (
+        f"{GAME} evaluation.policies=[greedy,best]",
+        "evaluation.policies: expected one of greedy, sampled, mode, got",
+    ),
+    (f"{GAME} evaluation.policies={{a:1}}", "evaluation.policies: expected one of greedy, sampled, mode, got"),
     (f"{GAME} train=4", "train: expected a section, got 4"),
     (f"{GAME} env.options=4", "env.options: expected a section, got 4"),
-    (f"{GAME} algo.mixer=null", "algo.mixer: expected a section with a name, got None"),
+    (f"{GAME} algo.mixer=null", "algo.mixer: the rule 'value_decomposition' needs one of vdn, qmix,"),
     # ranges, and what fits together
     (f"{GAME} seeds=-1", "seeds: expected an integer of at least 1, got -1"),
     (f"{GAME} total_env_steps=1e10", "total_env_steps: expected an integer from 1 to 2^31 - 1, got 10000000000"),
@@ -49,10 +52,27 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} hyper.alpha_start=1e6", "hyper.alpha_start: expected a number from hyper.alpha_min"),
     (f"{GAME} replay.capacity=17", "replay.capacity: expected a multiple of train.num_envs (16), got 17"),
     (f"{GAME} train.warmup_sequences=1e6", "train.warmup_sequences: expected at most replay.capacity"),
-    (f"{GAME} evaluation.policies=[]", "evaluation.policies: expected greedy, sampled or both, each once, got []"),
+    (
+        f"{GAME} evaluation.policies=[]",
+        "evaluation.policies: expected some of greedy, sampled, mode, each once",
+    ),
     # names
     ("train +env=smax_3n", "env: unknown name 'smax_3n'; did you mean smax_3m"),
     (f"{GAME} algo=vdm", "algo: unknown name 'vdm'; did you mean "),
+    (
+        f"{GAME} algo=me_qtran",
+        "algo: unknown name 'me_qtran'; 'qtran' has no maximum-entropy version",
+    ),
+    (f"{GAME} algo=me_qmix algo.mixer=qtran", "algo.mixer.name: 'qtran' is a learning rule with a loss of its own"),
+    (
+        f"{GAME} algo=me_qmix algo.rule=qtran",
+        "algo.opt: expected null, the rule 'qtran' has no opt and no maximum",
+    ),
+    (
+        f"{GAME} algo=qtran algo.temperature=learned",
+        "algo.temperature: expected null, the rule 'qtran' has no",
+    ),
+    (f"{GAME} algo=iql algo.mixer=vdn", "algo.mixer: expected null, the rule 'independent' has no mixer"),
     (f"{GAME} +experiment=smok", "experiment: unknown name 'smok'; did you mean smoke?"),
     (f"{GAME} algo.agent=lstm", "algo.agent.name: unknown name 'lstm'; known: cnn, gru, mlp"),
     (f"{GAME} env.name=matrix_gane", "env.name: unknown environment 'matrix_gane'; did you mean matrix_game?"),
