@@ -136,7 +136,7 @@ def test_iterations_reach_the_total(default: Config) -> None:
         (
             "evaluation.policies",
             ["greedy", "greedy"],
-            "evaluation.policies: expected greedy, sampled or both, each once",
+            "evaluation.policies: expected some of greedy, sampled, mode, each once",
         ),
         ("algo.mixer", {"embed_dim": 3}, "algo.mixer: expected a section with a name"),
         ("algo.mixer", {"name": ["qmix"]}, "algo.mixer.name: expected str"),

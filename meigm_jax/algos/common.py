@@ -10,7 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from meigm_jax.ops import policies
-from meigm_jax.types import Algorithm, Array, Hyper, Learner, Metrics, Params, TimeStep, Trajectory
+from meigm_jax.ops.targets import lambda_returns
+from meigm_jax.types import (
+    Agent,
+    Algorithm,
+    Array,
+    Hyper,
+    Learner,
+    Metrics,
+    Mixer,
+    MixInput,
+    Params,
+    TimeStep,
+    Trajectory,
+)
 
 # hyper, target parameters, batch, key, online parameters -> (scalar, metrics)
 Loss = Callable[[Hyper, Params, Trajectory, Array, Params], tuple[Array, Metrics]]
@@ -23,9 +36,30 @@ def transitions(batch: Trajectory) -> TimeStep:
     return jax.tree.map(lambda x: x[:-1], batch.at)
 
 
-def terminal(batch: Trajectory, bootstrap_on_timeout: bool) -> Array:
-    """bool[T, B]: nothing is expected beyond this transition."""
-    return batch.terminated if bootstrap_on_timeout else batch.terminated | batch.truncated
+def mixed(mixer: Mixer, params: Params, q: Array, features: Array, action: Array, at: TimeStep) -> Array:
+    """Q_tot(s, action) [...] from all utilities q [..., N, A] and the joint action i32[..., N]."""
+    best = policies.take(q, policies.greedy(q, at.avail))
+    alive = policies.has_choice(at.avail)
+    return mixer.apply(params, MixInput(policies.take(q, action), best, action, at.state, alive, features))
+
+
+def joint_value_of(agent: Agent, mixer: Mixer) -> JointValue:
+    """Q_tot of a network with the groups `agent` and `mixer`."""
+
+    def joint_value(learner: Learner, at: TimeStep, action: Array) -> Array:
+        q, features = agent.unroll(learner.params.agent, at)
+        return mixed(mixer, learner.params.mixer, q, features, action, at)
+
+    return joint_value
+
+
+def td_targets(
+    hyper: Hyper, batch: Trajectory, bootstrap_on_timeout: bool, value: Array, bonus: Array | None = None
+) -> Array:
+    """(Soft) TD(lambda) targets [T, B] from the value and the entropy bonus (none: 0) of every row, [T + 1, B]."""
+    terminal = batch.terminated if bootstrap_on_timeout else batch.terminated | batch.truncated
+    bonus = jnp.zeros_like(value) if bonus is None else bonus
+    return lambda_returns(batch.reward, value, bonus, terminal, batch.valid, hyper.gamma, hyper.td_lambda)
 
 
 def clipped_adam(hyper: Hyper, rate: Array) -> optax.GradientTransformation:
@@ -51,6 +85,16 @@ def explore(hyper: Hyper, q: Array, at: TimeStep, key: Array, step: Array, polic
     if policy != "sampled":
         return policies.greedy(q, at.avail)
     return policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)).sample(seed=key)
+
+
+def utilities_of(agent: Agent) -> Callable[[Any, Any, TimeStep], tuple[Array, Any]]:
+    """What acting needs of a network with a group `agent`: network, carry, TimeStep[E] -> (q [E, N, A], carry)."""
+
+    def utilities(network: Any, carry: Any, at: TimeStep) -> tuple[Array, Any]:
+        q, _, carry = agent.step(network.agent, carry, at)
+        return q, carry
+
+    return utilities
 
 
 def q_learning(

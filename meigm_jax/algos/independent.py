@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.algos.common import q_learning, terminal
+from meigm_jax.algos.common import q_learning, td_targets
 from meigm_jax.ops import policies
-from meigm_jax.ops.targets import lambda_returns, masked_mean
+from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Hyper, Metrics, Params, TimeStep, Trajectory
 
 
@@ -27,13 +27,8 @@ def loss(
     q, _ = agent.unroll(online, batch.at)
     target_q, _ = agent.unroll(target, batch.at)
     value = policies.take(target_q, policies.greedy(q, batch.at.avail))
-    ends = terminal(batch, bootstrap_on_timeout)
-
-    def targets(value: Array) -> Array:
-        none = jnp.zeros_like(value)
-        return lambda_returns(batch.reward, value, none, ends, batch.valid, hyper.gamma, hyper.td_lambda)
-
-    y = jax.lax.stop_gradient(jax.vmap(targets, in_axes=-1, out_axes=-1)(value))
+    of_agent = partial(td_targets, hyper, batch, bootstrap_on_timeout)
+    y = jax.lax.stop_gradient(jax.vmap(of_agent, in_axes=-1, out_axes=-1)(value))
     taken = policies.take(q[:-1], batch.action)
     valid = jnp.broadcast_to(batch.valid[..., None], taken.shape)
     loss_td = 0.5 * masked_mean(jnp.square(taken - y), valid)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.algos.common import q_learning, terminal, transitions
+from meigm_jax.algos.common import q_learning, td_targets, transitions, utilities_of
 from meigm_jax.modules.layers import MLP, run
 from meigm_jax.ops import policies
-from meigm_jax.ops.targets import lambda_returns, masked_mean
+from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Hyper, Learner, Metrics, Params, TimeStep, Trajectory
 
 
@@ -39,7 +39,7 @@ class Joint(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What the rule is made of (static)."""
+    """Utilities, the joint value, and what holds them together (static)."""
 
     agent: Agent
     joint: Joint
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Parameters by group."""
+    """Parameters of utilities and joint value (with V)."""
 
     agent: Params
     joint: Params
@@ -60,13 +60,11 @@ def joint(parts: Parts, network: Network, features: Array, action: Array, at: Ti
     return run(parts.joint, network.joint, at.state, features, action)
 
 
-def td_targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, best: Array) -> Array:
+def targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, best: Array) -> Array:
     """y [T, B] from the target network's Q_jt at the online network's greedy actions i32[T + 1, B, N]."""
     _, features = parts.agent.unroll(target.agent, batch.at)
     value, _ = joint(parts, target, features, best, batch.at)
-    ends = terminal(batch, parts.bootstrap_on_timeout)
-    none = jnp.zeros_like(value)
-    return lambda_returns(batch.reward, value, none, ends, batch.valid, hyper.gamma, hyper.td_lambda)
+    return td_targets(hyper, batch, parts.bootstrap_on_timeout, value)
 
 
 def loss(
@@ -75,7 +73,7 @@ def loss(
     """L_td + L_opt + L_nopt (arXiv 1905.05408, eqs. 4 to 6, weighted); the last two teach utilities and V alone."""
     q, features = parts.agent.unroll(online.agent, batch.at)
     best = policies.greedy(q, batch.at.avail)
-    y = jax.lax.stop_gradient(td_targets(parts, hyper, target, batch, best))
+    y = jax.lax.stop_gradient(targets(parts, hyper, target, batch, best))
     q, features, best, rows = q[:-1], features[:-1], best[:-1], transitions(batch)
     q_joint, v = joint(parts, online, features, batch.action, rows)
     at_best, _ = jax.lax.stop_gradient(joint(parts, online, features, best, rows))
@@ -113,12 +111,8 @@ def make(
         nothing = jnp.zeros(spec.state_dim), features, jnp.zeros(spec.num_agents, jnp.int32)
         return Network(agent.init(k_agent), module.init(k_joint, *nothing))
 
-    def utilities(params: Network, carry: Any, at: TimeStep) -> tuple[Array, Any]:
-        q, _, carry = agent.step(params.agent, carry, at)
-        return q, carry
-
     def joint_value(learner: Learner, at: TimeStep, action: Array) -> Array:
         _, features = agent.unroll(learner.params.agent, at)
         return joint(parts, learner.params, features, action, at)[0]
 
-    return q_learning(init, agent.init_carry, utilities, partial(loss, parts), joint_value)
+    return q_learning(init, agent.init_carry, utilities_of(agent), partial(loss, parts), joint_value)

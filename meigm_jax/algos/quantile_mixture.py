@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.algos.common import q_learning, terminal, transitions
+from meigm_jax.algos.common import mixed, q_learning, td_targets, transitions
 from meigm_jax.modules.layers import Linear, run
 from meigm_jax.ops import policies
-from meigm_jax.ops.targets import lambda_returns, masked_mean
+from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import (
     Agent,
     Algorithm,
@@ -23,7 +23,6 @@ from meigm_jax.types import (
     Learner,
     Metrics,
     Mixer,
-    MixInput,
     Params,
     TimeStep,
     Trajectory,
@@ -43,7 +42,7 @@ class Embedding(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What the rule is made of (static)."""
+    """Utilities, mixer, and how many quantiles where (static)."""
 
     agent: Agent
     mixer: Mixer
@@ -56,7 +55,7 @@ class Parts(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Parameters by group."""
+    """Parameters; the agent's last layer makes quantiles from embedded features."""
 
     agent: Params
     embedding: Params
@@ -75,12 +74,10 @@ def mixture(parts: Parts, network: Network, z: Array, features: Array, action: A
 
     z [..., N, A, K]; E is the mean over its fractions.
     """
-    mean = jnp.mean(z, axis=-1)
+    mean = mixed(parts.mixer, network.mixer, jnp.mean(z, axis=-1), features, action, at)
     taken = jnp.take_along_axis(z, action[..., None, None], axis=-2).squeeze(-2)
-    of_taken = jnp.mean(taken, axis=-1)
-    best = policies.take(mean, policies.greedy(mean, at.avail))
-    x = MixInput(of_taken, best, action, at.state, policies.has_choice(at.avail), features)
-    return parts.mixer.apply(network.mixer, x)[..., None] + jnp.sum(taken - of_taken[..., None], axis=-2)
+    shape = taken - jnp.mean(taken, axis=-1, keepdims=True)
+    return mean[..., None] + jnp.sum(shape, axis=-2)
 
 
 def quantile_huber(u: Array, error: Array) -> Array:
@@ -91,7 +88,7 @@ def quantile_huber(u: Array, error: Array) -> Array:
     return jnp.sum(jnp.mean(tilt * huber, axis=-1), axis=-1)
 
 
-def td_targets(
+def targets(
     parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, u: Array, mean: Array
 ) -> tuple[Array, Array]:
     """y [T, B, J] at fractions u [T + 1, B, J] and the next actions; online means [T + 1, B, N, A] choose in double Q.
@@ -102,12 +99,7 @@ def td_targets(
     z = quantiles(parts, target, features, u)
     chosen = policies.greedy(mean if parts.double_q else jnp.mean(z, axis=-1), batch.at.avail)
     value = mixture(parts, target, z, features, chosen, batch.at)
-    ends = terminal(batch, parts.bootstrap_on_timeout)
-
-    def of_fraction(value: Array) -> Array:
-        none = jnp.zeros_like(value)
-        return lambda_returns(batch.reward, value, none, ends, batch.valid, hyper.gamma, hyper.td_lambda)
-
+    of_fraction = partial(td_targets, hyper, batch, parts.bootstrap_on_timeout)
     return jax.vmap(of_fraction, in_axes=-1, out_axes=-1)(value), chosen
 
 
@@ -118,7 +110,7 @@ def loss_at(
     _, features = parts.agent.unroll(online.agent, batch.at)
     z = quantiles(parts, online, features, u)
     mean = jax.lax.stop_gradient(jnp.mean(z, axis=-1))
-    y = jax.lax.stop_gradient(td_targets(parts, hyper, target, batch, target_u, mean)[0])
+    y = jax.lax.stop_gradient(targets(parts, hyper, target, batch, target_u, mean)[0])
     z_tot = mixture(parts, online, z[:-1], features[:-1], batch.action, transitions(batch))
     error = y[..., None, :] - z_tot[..., :, None]
     loss_td = masked_mean(quantile_huber(u[:-1], error), batch.valid)

@@ -16,9 +16,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meigm_jax.algos.common import clipped_adam, descend, epsilon, explore, terminal, transitions
+from meigm_jax.algos.common import (
+    clipped_adam,
+    descend,
+    epsilon,
+    explore,
+    joint_value_of,
+    mixed,
+    td_targets,
+    transitions,
+)
 from meigm_jax.ops import policies
-from meigm_jax.ops.targets import lambda_returns, masked_mean
+from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import (
     Agent,
     Algorithm,
@@ -28,7 +37,6 @@ from meigm_jax.types import (
     Learner,
     Metrics,
     Mixer,
-    MixInput,
     Opt,
     Params,
     Temperature,
@@ -80,10 +88,7 @@ def local_policy(parts: Parts, opt: Params, alpha: Array, q: Array, at: TimeStep
 
 def joint_value(parts: Parts, network: Network, q: Array, features: Array, action: Array, at: TimeStep) -> Array:
     """Q_tot(s, action) [...] from all utilities q [..., N, A] and the joint action i32[..., N]."""
-    best = policies.take(q, policies.greedy(q, at.avail))
-    alive = policies.has_choice(at.avail)
-    x = MixInput(policies.take(q, action), best, action, at.state, alive, features)
-    return parts.mixer.apply(network.mixer, x)
+    return mixed(parts.mixer, network.mixer, q, features, action, at)
 
 
 def choose_greedily(at: TimeStep, q: Array) -> Next:
@@ -99,12 +104,11 @@ def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Ar
     return Next(action, alpha * jnp.sum(local, axis=-1))
 
 
-def td_targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, chosen: Next) -> Array:
+def soft_targets(parts: Parts, hyper: Hyper, target: Network, batch: Trajectory, chosen: Next) -> Array:
     """Targets y [T, B] by (soft) TD(lambda): chosen online, evaluated by the target agent and mixer."""
     q, features = parts.agent.unroll(target.agent, batch.at)
     value = joint_value(parts, target, q, features, chosen.action, batch.at)
-    ends = terminal(batch, parts.bootstrap_on_timeout)
-    return lambda_returns(batch.reward, value, chosen.bonus, ends, batch.valid, hyper.gamma, hyper.td_lambda)
+    return td_targets(hyper, batch, parts.bootstrap_on_timeout, value, chosen.bonus)
 
 
 def opt_loss(parts: Parts, opt: Params, q_taken: Array, q_tot: Array, batch: Trajectory) -> tuple[Array, Array]:
@@ -122,7 +126,7 @@ def loss(
     """L_TD + L_OPT + L_alpha: the groups of `online` are disjoint, each gets the gradient of its own term alone."""
     q, features = parts.agent.unroll(online.agent, batch.at)
     fixed_q = jax.lax.stop_gradient(q)
-    targets = jax.lax.stop_gradient(td_targets(parts, hyper, target, batch, choose(fixed_q)))
+    targets = jax.lax.stop_gradient(soft_targets(parts, hyper, target, batch, choose(fixed_q)))
     rows = transitions(batch)
     q_tot = joint_value(parts, online, q[:-1], features[:-1], batch.action, rows)
     metrics = {"q_tot_mean": masked_mean(q_tot, batch.valid)}
@@ -231,12 +235,6 @@ def act(
     return pi.sample(seed=key), carry
 
 
-def q_tot(parts: Parts, learner: Learner, at: TimeStep, action: Array) -> Array:
-    """The learned Q_tot [T, B] of joint actions i32[T, B, N] along sequences of time steps [T, B]."""
-    q, features = parts.agent.unroll(learner.params.agent, at)
-    return joint_value(parts, learner.params, q, features, action, at)
-
-
 def algorithm(parts: Parts) -> Algorithm:
     """The rule with its parts."""
     return Algorithm(
@@ -244,7 +242,7 @@ def algorithm(parts: Parts) -> Algorithm:
         init_carry=parts.agent.init_carry,
         act=partial(act, parts),
         update=partial(update, parts),
-        joint_value=partial(q_tot, parts),
+        joint_value=joint_value_of(parts.agent, parts.mixer),
     )
 
 

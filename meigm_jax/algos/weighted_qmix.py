@@ -4,30 +4,17 @@ loss (arXiv 2006.10800), centrally weighted (CW) or optimistically (OW)."""
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.algos.common import q_learning, terminal, transitions
+from meigm_jax.algos.common import joint_value_of, mixed, q_learning, td_targets, transitions, utilities_of
 from meigm_jax.modules.layers import MLP, Hypernet, run
 from meigm_jax.ops import policies
-from meigm_jax.ops.targets import lambda_returns, masked_mean
-from meigm_jax.types import (
-    Agent,
-    Algorithm,
-    Array,
-    EnvSpec,
-    Hyper,
-    Learner,
-    Metrics,
-    Mixer,
-    MixInput,
-    Params,
-    TimeStep,
-    Trajectory,
-)
+from meigm_jax.ops.targets import masked_mean
+from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Hyper, Metrics, Mixer, Params, TimeStep, Trajectory
 
 
 class Central(nn.Module):
@@ -42,7 +29,7 @@ class Central(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What the rule is made of (static)."""
+    """A mixer and a central value, each with agents (static)."""
 
     agent: Agent
     mixer: Mixer
@@ -53,19 +40,12 @@ class Parts(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Parameters by group."""
+    """Utilities and mixer, and the central value with utilities of its own."""
 
     agent: Params
     mixer: Params
     central_agent: Params
     central: Params
-
-
-def mixed(parts: Parts, network: Network, q: Array, features: Array, action: Array, at: TimeStep) -> Array:
-    """Q_tot [...] of the joint action."""
-    best = policies.take(q, policies.greedy(q, at.avail))
-    x = MixInput(policies.take(q, action), best, action, at.state, policies.has_choice(at.avail), features)
-    return parts.mixer.apply(network.mixer, x)
 
 
 def central(parts: Parts, network: Network, action: Array, at: TimeStep) -> Array:
@@ -91,23 +71,15 @@ def loss(
     q, features = parts.agent.unroll(online.agent, batch.at)
     best = policies.greedy(q, batch.at.avail)
     value = central(parts, target, best, batch.at)
-    ends = terminal(batch, parts.bootstrap_on_timeout)
-    none = jnp.zeros_like(value)
-    y = lambda_returns(batch.reward, value, none, ends, batch.valid, hyper.gamma, hyper.td_lambda)
-    y = jax.lax.stop_gradient(y)
-    q_tot = mixed(parts, online, q[:-1], features[:-1], batch.action, transitions(batch))
+    y = jax.lax.stop_gradient(td_targets(hyper, batch, parts.bootstrap_on_timeout, value))
+    q_tot = mixed(parts.mixer, online.mixer, q[:-1], features[:-1], batch.action, transitions(batch))
     q_central = central(parts, online, batch.action, batch.at)
     fixed = jax.lax.stop_gradient(q_tot)
     weight = weights(parts, fixed, y, batch.action, best[:-1], value[:-1])
     loss_td = masked_mean(weight * jnp.square(q_tot - y), batch.valid)
     loss_central = 0.5 * masked_mean(jnp.square(q_central - y), batch.valid)
-    metrics = {
-        "loss_td": loss_td,
-        "loss_central": loss_central,
-        "q_tot_mean": masked_mean(q_tot, batch.valid),
-        "td_weight": masked_mean(weight, batch.valid),
-    }
-    return loss_td + loss_central, metrics
+    metrics = {"q_tot_mean": masked_mean(q_tot, batch.valid), "td_weight": masked_mean(weight, batch.valid)}
+    return loss_td + loss_central, metrics | {"loss_td": loss_td, "loss_central": loss_central}
 
 
 def make(
@@ -127,12 +99,5 @@ def make(
         central_params = parts.central.init(k_central, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_dim))
         return Network(agent.init(k_agent), mixer.init(k_mixer), agent.init(k_central_agent), central_params)
 
-    def utilities(params: Network, carry: Any, at: TimeStep) -> tuple[Array, Any]:
-        q, _, carry = agent.step(params.agent, carry, at)
-        return q, carry
-
-    def joint_value(learner: Learner, at: TimeStep, action: Array) -> Array:
-        q, features = agent.unroll(learner.params.agent, at)
-        return mixed(parts, learner.params, q, features, action, at)
-
-    return q_learning(init, agent.init_carry, utilities, partial(loss, parts), joint_value)
+    joint_value = joint_value_of(agent, mixer)
+    return q_learning(init, agent.init_carry, utilities_of(agent), partial(loss, parts), joint_value)

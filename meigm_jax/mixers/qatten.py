@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, Linear, run
-from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
+from meigm_jax.mixers.common import from_module
+from meigm_jax.modules.layers import Hypernet, Linear
+from meigm_jax.types import Array, EnvSpec, Mixer
 
 
 class Qatten(nn.Module):
@@ -49,13 +49,4 @@ def make(spec: EnvSpec, num_heads: int, embed_dim: int, hypernet_dim: int, value
         own = state[..., : agents * size].reshape(*state.shape[:-1], agents, size)
         return jax.lax.stop_gradient(own)  # as in the authors' code
 
-    def init(key: Array) -> Params:
-        state = jnp.zeros(spec.state_dim)
-        return module.init(key, jnp.zeros(agents), state, units(state))
-
-    def apply(params: Params, x: MixInput) -> Array:
-        chex.assert_axis_dimension(x.q_taken, -1, agents)
-        chex.assert_axis_dimension(x.state, -1, spec.state_dim)
-        return run(module, params, x.q_taken, x.state, units(x.state))
-
-    return Mixer(init, apply)
+    return from_module(spec, module, lambda x: (x.q_taken, x.state, units(x.state)))

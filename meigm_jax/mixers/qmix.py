@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, Linear, run
-from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
+from meigm_jax.mixers.common import from_module
+from meigm_jax.modules.layers import Hypernet, Linear
+from meigm_jax.types import Array, EnvSpec, Mixer
 
 
 class QMix(nn.Module):
@@ -39,14 +39,4 @@ def make(
 ) -> Mixer:
     """The monotone mixer with embed_dim hidden units."""
     module = QMix(spec.num_agents, embed_dim, hypernet_dim, value_dim, mask_dead, hypernet_layers)
-
-    def init(key: Array) -> Params:
-        agents = jnp.zeros((spec.num_agents,))
-        return module.init(key, agents, jnp.zeros((spec.state_dim,)), agents > 0)
-
-    def apply(params: Params, x: MixInput) -> Array:
-        chex.assert_axis_dimension(x.q_taken, -1, spec.num_agents)
-        chex.assert_axis_dimension(x.state, -1, spec.state_dim)
-        return run(module, params, x.q_taken, x.state, x.alive)
-
-    return Mixer(init, apply)
+    return from_module(spec, module, lambda x: (x.q_taken, x.state, x.alive))

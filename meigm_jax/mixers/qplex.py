@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, run, uniform_fan_in
-from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
+from meigm_jax.mixers.common import from_module
+from meigm_jax.modules.layers import Hypernet, uniform_fan_in
+from meigm_jax.types import Array, EnvSpec, Mixer, MixInput
 
 POSITIVE = 1e-10  # keeps weights above zero
 
@@ -77,15 +77,4 @@ def make(
 ) -> Mixer:
     """The duplex dueling mixer; `layers` Linear layers, kernel_dim wide, in each of its `num_kernels` kernels."""
     module = QPlex(spec, hypernet_dim, num_kernels, kernel_dim, layers, weighted_head)
-
-    def init(key: Array) -> Params:
-        q, action = jnp.zeros(spec.num_agents), jnp.zeros(spec.num_agents, jnp.int32)
-        return module.init(key, MixInput(q, q, action, jnp.zeros(spec.state_dim), q > 0, q[:, None]))
-
-    def apply(params: Params, x: MixInput) -> Array:
-        chex.assert_equal_shape([x.q_taken, x.q_max, x.action])
-        chex.assert_axis_dimension(x.q_taken, -1, spec.num_agents)
-        chex.assert_axis_dimension(x.state, -1, spec.state_dim)
-        return run(module, params, x)
-
-    return Mixer(init, apply)
+    return from_module(spec, module, lambda x: (x,))

@@ -1,18 +1,18 @@
-"""VDN: the joint value is the sum of utilities (arXiv 1706.05296)."""
+"""VDN: the joint value is the sum of the utilities (arXiv 1706.05296)."""
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 
-from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
+from meigm_jax.mixers.common import check
+from meigm_jax.types import EnvSpec, Mixer, MixInput, Params
 
 
 def make(spec: EnvSpec) -> Mixer:
-    """Q_tot = sum_i q_i."""
+    """Q_tot = sum_i q_i, without parameters."""
 
-    def apply(params: Params, x: MixInput) -> Array:
-        chex.assert_axis_dimension(x.q_taken, -1, spec.num_agents)
+    def total(params: Params, x: MixInput):
+        check(spec, x)
         return jnp.sum(x.q_taken, axis=-1)
 
-    return Mixer(init=lambda key: {}, apply=apply)
+    return Mixer(lambda key: {}, total)

@@ -82,7 +82,7 @@ def test_targets_episode_by_episode_at_every_kind_of_end(variant, bootstrap_on_t
         chosen = vd.choose_softly(parts, target.opt, ALPHA, batch.at, jax.random.key(5), q)
     else:
         chosen = vd.choose_greedily(batch.at, q)
-    found = np.asarray(vd.td_targets(parts, HYPER, target, batch, chosen))
+    found = np.asarray(vd.soft_targets(parts, HYPER, target, batch, chosen))
     target_q, _ = parts.agent.unroll(target.agent, batch.at)
     value = np.asarray(policies.take(target_q, chosen.action).sum(-1))  # VDN
     valid, cut = np.asarray(batch.valid), np.asarray(batch.terminated | (batch.truncated & (not bootstrap_on_timeout)))

@@ -88,7 +88,7 @@ class Learning:
         return vd.loss(self.parts, self.hyper, self.target, self.batch, self.choose, self.alpha, online)
 
     def targets(self, q):
-        return vd.td_targets(self.parts, self.hyper, self.target, self.batch, self.choose(q))
+        return vd.soft_targets(self.parts, self.hyper, self.target, self.batch, self.choose(q))
 
     def values(self):
         """Utilities of all rows, their features, and Q_tot of the transitions; checked on the way."""
@@ -288,7 +288,7 @@ def qtran_loss(golden):
     agree(v[..., None], golden.out["v"], "v")
     at_best, _ = qtran.joint(parts, online, features[:-1], best[:-1], transitions(batch))
     agree(at_best[..., None], golden.out["q_joint_max"], "q_joint_max")
-    y = qtran.td_targets(parts, hyper(golden), target, batch, best)
+    y = qtran.targets(parts, hyper(golden), target, batch, best)
     agree(y, np.where(np.asarray(batch.valid).T, golden.out["targets"][..., 0], 0.0), "targets")
 
     def loss(torch):
@@ -322,7 +322,7 @@ def dmix_loss(golden):
     agree(z, golden.out["z"], "z")
     z_tot = quantile_mixture.mixture(parts, online, z[:-1], features[:-1], batch.action, transitions(batch))
     agree(z_tot[:, :, None], golden.out["z_tot"], "z_tot")
-    y, chosen = quantile_mixture.td_targets(parts, hyper(golden), target, batch, target_u, jnp.mean(z, axis=-1))
+    y, chosen = quantile_mixture.targets(parts, hyper(golden), target, batch, target_u, jnp.mean(z, axis=-1))
     agree(chosen[1:], golden.out["argmax_actions"], "argmax_actions")
     agree(y, np.where(np.asarray(batch.valid).T[..., None], golden.out["targets"][:, :, 0], 0.0), "targets")
     (value, _), gradients = jax.value_and_grad(
