@@ -163,10 +163,27 @@ def write_readme() -> None:
             speed = f"{fact['env_steps_per_second']:.0f}" if fact.get("env_steps_per_second") else ""
             size = f"{fact['seeds']} x {fact['episodes']}"
             lines.append(f"| {env_of(path)} | {measure.policy} | {algo} | {size} | {' | '.join(cells)} | {speed} |")
+    lines += ["", *(line for path in sorted(RESULTS.glob("*.json")) for line in differences(path))]
     for path in sorted(RESULTS.glob("*.png")):
         policy = " (sampled policy)" if ".sampled." in path.name else ""
         lines += ["", f"![{env_of(path)}{policy}]({path.name})"]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def differences(path: Path) -> list[str]:
+    """Where the algorithms of one environment learnt with other numbers than each other; random play aside."""
+    facts = {algo: fact for algo, fact in json.loads(path.read_text()).items() if algo != "random"}
+    lines = []
+    keys = {(section, key) for fact in facts.values() for section in ("hyper", "train") for key in fact[section]}
+    for section, key in sorted(keys):
+        algos_of: dict[Any, list[str]] = {}
+        for algo, fact in facts.items():
+            if key in fact[section]:  # earlier versions had fewer
+                algos_of.setdefault(fact[section][key], []).append(algo)
+        if len(algos_of) > 1:
+            values = "; ".join(f"{value} for {', '.join(algos)}" for value, algos in algos_of.items())
+            lines.append(f"- {path.stem}, `{section}.{key}`: {values}")
+    return lines
 
 
 def read_csv(path: Path) -> tuple[curves.Measure, dict[str, curves.Curve]]:
