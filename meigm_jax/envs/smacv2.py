@@ -29,6 +29,7 @@ RACES = {  # the third unit of each race is not in SMAX
 WEIGHTS = {"two": (0.5, 0.5), "three": (0.45, 0.45, 0.1)}
 EXCEPTIONS = ("medivac", "baneling")  # may not form a whole team, nor all of the additional enemies
 
+MEDIVACS = "; medivacs do not count"
 MAP = (32, 32)  # width, height: SMAX's
 SPACING = 0.75  # map units: of the spiral on which units that start on one spot lie
 
@@ -69,7 +70,8 @@ def _make(
         walls_cause_death=walls_cause_death,
         see_enemy_actions=see_enemy_actions,
     )
-    return adapt(name, HeuristicEnemy(world), sight_range, world.fighting)
+    env = adapt(name, HeuristicEnemy(world), sight_range, world.fighting)
+    return env._replace(spec=env.spec._replace(win=f"{env.spec.win}{MEDIVACS}")) if world.new == "medivac" else env
 
 
 class Teams(Distribution):

@@ -108,6 +108,7 @@ def _spec(name: str, smax: HeuristicEnemySMAX) -> EnvSpec:
         min_episode_length=min(MIN_EPISODE_LENGTH, episode_limit),
         outcomes=("win",),
         unit_dim=4 + len(smax.unit_type_names),  # health, x, y, cooldown, one-hot type
+        win="all enemies dead, an ally alive",
     )
 
 
