@@ -8,6 +8,7 @@ agents share their parameters. The units themselves are in `smacv2_units.py`.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,19 +60,24 @@ def _make(
     sight_range: float | None,
     unit_types: str,
 ) -> Env:
-    _, race, size = name.split("_")
-    allies, enemies = map(int, size.split("v"))
-    weights = WEIGHTS[unit_types]
-    world = NineUnits(
-        RACES[race][: len(weights)],
-        Teams(allies, enemies, RACES[race], weights),
-        StartPositions(allies, enemies, *MAP),
+    units = world(
+        name,
+        unit_types,
         max_steps=max_steps,
         walls_cause_death=walls_cause_death,
         see_enemy_actions=see_enemy_actions,
     )
-    env = adapt(name, HeuristicEnemy(world), sight_range, world.fighting)
-    return env._replace(spec=env.spec._replace(win=f"{env.spec.win}{MEDIVACS}")) if world.new == "medivac" else env
+    env = adapt(name, HeuristicEnemy(units), sight_range, units.fighting)
+    return env._replace(spec=env.spec._replace(win=f"{env.spec.win}{MEDIVACS}")) if units.new == "medivac" else env
+
+
+def world(name: str, unit_types: str = "three", **options: Any) -> NineUnits:
+    """JaxMARL's SMAX of the scenario `name`, with both teams as its agents; `options` are those of SMAX."""
+    _, race, size = name.split("_")
+    allies, enemies = map(int, size.split("v"))
+    weights = WEIGHTS[unit_types]
+    types = Teams(allies, enemies, RACES[race], weights)
+    return NineUnits(RACES[race][: len(weights)], types, StartPositions(allies, enemies, *MAP), **options)
 
 
 class Teams(Distribution):

@@ -375,8 +375,9 @@ def chunk() -> Any:
         state = env_state.state
         return env_state.replace(state=state.replace(unit_health=jnp.where(weak, 5.0, state.unit_health))), at
 
-    random = Algorithm(lambda key, hyper: None, lambda number: (), act_at_random, lambda *_: None)  # pyright: ignore
-    run = partial(collect, env._replace(reset=reset), random, None, num_envs=ENVS, length=ROWS)
+    nothing: Any = None  # is learnt
+    random = Algorithm(lambda *_: nothing, lambda number: (), act_at_random, lambda *_: nothing)
+    run = partial(collect, env._replace(reset=reset), random, nothing, num_envs=ENVS, length=ROWS)
     kept = jax.jit(partial(run, keep=lambda env_state: env_state.state))(jax.random.key(5), jnp.int32(0))
     return jax.tree.map(np.asarray, kept)
 
