@@ -57,20 +57,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the trainer")
     parser.add_argument("--speed", action="store_true", help="measure env steps per second, and nothing else")
-    parser.add_argument("--gif", action="store_true", help="draw heuristic play, one 5v5 episode per race")
+    parser.add_argument("--gif", action="store_true", help="draw an episode of each 5v5 scenario, and nothing else")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in options.scenarios:
         if options.speed:
             keep(SPEEDS, SPEED_COLUMNS, [measure(name)], {"scenario": name})
+        elif options.gif and name.endswith("_5v5"):
+            draw(name)
         elif not options.gif:
             for policy, algorithm in (("random", random_play), ("heuristic", heuristic_play)):
                 play_unit(name, policy, algorithm, options.episodes)
         if options.train:
             train_unit(name, options)
         write_readme()
-    for race in envs.RACES if options.gif else ():
-        draw(f"smax_{race}_5v5")
 
 
 def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes: int) -> None:
@@ -201,12 +201,12 @@ def clock(program: Callable[[Array], Any], key: Array) -> float:
 
 
 def draw(name: str) -> None:
-    """A GIF of the first episode that the heuristic allies win."""
+    """A GIF of the first episode that the heuristic allies win with their race's new unit."""
     env = envs.make(name)
     assert env.render is not None
     play = jax.jit(partial(watch, env, heuristic_play(name), NOTHING, num_envs=1, greedy=True))
     episodes = (jax.device_get(play(jax.random.key(seed), jnp.int32(0))) for seed in itertools.count())
-    outcomes, states = next(found for found in episodes if found[0]["win"][0])
+    outcomes, states = next(e for e in episodes if e[0]["win"][0] and (e[1].state.unit_types[0] == 2).any())
     length = int(outcomes["episode_length"][0])
     kept = [jax.tree.map(lambda x, t=t: x[t], states) for t in range(length + 1)]
     captions = [f"step {t}/{length}  {name}, heuristic allies (blue)" for t in range(length + 1)]

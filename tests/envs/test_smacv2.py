@@ -323,6 +323,14 @@ def test_a_medivac_may_heal_who_is_alive_near_and_no_medivac() -> None:
     np.testing.assert_array_equal(at.avail[4], np.arange(10) == STOP)
 
 
+def test_medivacs_collide_with_nobody() -> None:
+    at = [[10.0, 16.0], [10.2, 16.0], [20.0, 16.0], [20.2, 16.0]]
+    allies = [("medivac", *at[0], 150), ("marine", *at[1], 45), ("marine", *at[2], 45), ("marine", *at[3], 45)]
+    state, *_ = act("terran", place("terran", allies, [FAR]))
+    np.testing.assert_array_equal(state.unit_positions[:2], at[:2])
+    assert float(jnp.linalg.norm(state.unit_positions[3] - state.unit_positions[2])) > 0.7  # marines have 0.375 each
+
+
 def test_what_the_enemy_heals_is_never_rewarded() -> None:
     away = [("marine", 4.0, 4.0, 45.0)]
     start = place("terran", away, [("marauder", 25, 25, 50), ("medivac", 26, 26, 150)])
