@@ -91,9 +91,9 @@ class NineUnits(SMAX):
     def __init__(self, names: tuple[str, ...], types: Distribution, positions: Distribution, **options: Any) -> None:
         super().__init__(scenario=_scenario(types.n_allies, types.n_enemies), **_table(names), **options)
         self.unit_type_generator, self.position_generator = types, positions
-        self.heals, self.bursts = (jnp.array([name == new for name in names]) for new in ("medivac", "baneling"))
-        self.damage = jnp.array([[DAMAGE.get(name, (0, 0))[hit in LIGHT] for hit in names] for name in names])
         self.new = names[-1] if names[-1] in NEW_UNITS else None
+        self.heals = jnp.array([name == "medivac" for name in names])  # by type, as the next
+        self.damage = jnp.array([DAMAGE.get(names[-1], (0, 0))[name in LIGHT] for name in names], jnp.float32)
         self.is_ally = jnp.arange(self.num_agents) < self.num_allies
         self.sign = jnp.where(self.is_ally, 1, -1)  # the enemies count their targets and their own backwards
 
@@ -134,17 +134,17 @@ class NineUnits(SMAX):
         types = before.unit_types
         # Of all the cooldowns only those of weapons that have fired grow.
         fired = after.unit_weapon_cooldowns > before.unit_weapon_cooldowns
+        fired &= types == len(self.unit_type_names) - 1
         exposed = before.unit_alive & (self.is_ally[:, None] != self.is_ally)
         reach = self._burst_reaches(before) if self.new == "baneling" else self._lances_reach(before, attack)
         hit = fired[:, None] & exposed & reach
-        damage = jnp.where(hit, self.damage[types[:, None], types], 0.0).sum(0)
-        health = jnp.maximum(after.unit_health - damage, 0.0)
-        return after.replace(unit_health=jnp.where(fired & self.bursts[types], 0.0, health))
+        health = jnp.maximum(after.unit_health - hit.sum(0) * self.damage[types], 0.0)
+        return after.replace(unit_health=jnp.where(fired & (self.new == "baneling"), 0.0, health))
 
     def _burst_reaches(self, state: Any) -> Array:
         """bool[units, units]: how far a baneling's explosion, of the first unit, reaches the second."""
         offset = state.unit_positions[:, None] - state.unit_positions
-        return jnp.linalg.norm(offset, axis=-1) < BURST_RADIUS + self.unit_type_radiuses[state.unit_types]
+        return jnp.sum(offset**2, -1) < (BURST_RADIUS + self.unit_type_radiuses[state.unit_types]) ** 2
 
     def _lances_reach(self, state: Any, attack: Array) -> Array:
         """bool[units, units]: whether the second unit is in the line that the first one's lances sweep.
