@@ -34,6 +34,7 @@ class EnvSpec(NamedTuple):
     obs_shape: tuple[int, ...] = ()  # an observation's own shape, product O: (height, width, channels); (): flat
     unit_dim: int = 0  # the state begins with so many numbers of each agent, one agent after the other; 0: it does not
     shaped: bool = False  # `info` has "shaped_reward", f32[]: of every step, for learning alone
+    win: str = ""  # what a win is, or what there is to gain where there is none: in words, for the user
 
 
 class TimeStep(NamedTuple):

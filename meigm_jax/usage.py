@@ -55,10 +55,12 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "payoff": "reward of each joint action: nested lists, an axis per agent; []: the paper's Table 1",
     "residual": "add the input to the output",
     "see_enemy_actions": "observations hold the enemies' last actions",
+    "sight_range": "how far allied units see, map units; null: as far as their type does; 0: themselves alone",
     "target_per": "the entropy target counts the agents alive, or the whole team",
     "target_quantiles": "quantiles of the targets",
     "team_reward": "of the agents' rewards",
     "time_limit": "env steps after which an episode is cut; null: the environment's own limit",
+    "unit_types": "of a race: all three, weights 0.45 0.45 0.1, or the two that JaxMARL has, equally often",
     "value_dim": "hidden units of the state value that the mixer adds",
     "walls_cause_death": "a unit that leaves the map dies",
     "weighted": "heads are weighed by the state, else equally",
@@ -158,7 +160,7 @@ def _parts() -> str:
 
 
 def _suites() -> str:
-    shown = {names[0] if len(names) == 1 else f"{names[0].split('_')[0]}_*": part for names, part in SUITES.items()}
+    shown = {" ... ".join(dict.fromkeys((names[0], names[-1]))): part for names, part in SUITES.items()}
     return "\n".join(_part_options("env.options", name, part) for name, part in shown.items())
 
 

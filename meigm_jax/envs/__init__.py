@@ -18,12 +18,24 @@ SMAX_MAPS = (
     "3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z 8m_vs_9m"
 ).split()  # fmt: skip
 
+RACES = "protoss terran zerg".split()
+TEAM_SIZES = "5v5 10v10 10v11 20v20 20v23".split()
+
+# What every SMAX map takes.
+SMAX_OPTIONS: dict[str, Any] = {
+    "max_steps": 100,
+    "walls_cause_death": True,
+    "see_enemy_actions": True,
+    "sight_range": Checked(None, "meigm_jax.envs.sight:check_sight_range"),
+}
+
 OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord counter_circuit".split()
 
 # Names of a suite's environments -> the suite: its maker and the options it takes.
 SUITES = {
-    tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Part(
-        "meigm_jax.envs.smax:make", max_steps=100, walls_cause_death=True, see_enemy_actions=True
+    tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Part("meigm_jax.envs.smax:make", **SMAX_OPTIONS),
+    tuple(f"smax_{race}_{size}" for race in RACES for size in TEAM_SIZES): Part(
+        "meigm_jax.envs.smacv2:make", **SMAX_OPTIONS, unit_types=OneOf("three", "two")
     ),
     tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Part(
         "meigm_jax.envs.overcooked:make", max_steps=400, compact=True

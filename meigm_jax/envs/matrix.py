@@ -36,5 +36,7 @@ def make(name: str, payoff: Any = ()) -> Env:
         reward = table[tuple(action)]
         return env_state, time_step(False, action), reward, jnp.asarray(True), jnp.asarray(False), {}
 
-    spec = EnvSpec(name, num_agents, num_actions, 1, 1, episode_limit=1, min_episode_length=1, outcomes=())
+    spec = EnvSpec(
+        name, num_agents, num_actions, 1, 1, episode_limit=1, min_episode_length=1, outcomes=(), win="none: the payoff"
+    )
     return Env(spec, reset, step, normalise=lambda time_step: time_step)

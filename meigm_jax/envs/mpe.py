@@ -33,6 +33,7 @@ def _make(name: str, num_agents: int, num_landmarks: int, local_ratio: float, ma
     )
     env = adapt(name, spread)
     spec = env.spec._replace(min_episode_length=env.spec.episode_limit, unit_dim=env.spec.obs_dim)
+    spec = spec._replace(win="none: landmarks covered, collisions avoided")
     return env._replace(spec=spec, render=functools.partial(_render, spread))
 
 

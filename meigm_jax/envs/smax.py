@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,39 +26,68 @@ LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
 PICTURE = 384  # pixels, both ways
 
 
-def make(name: str, max_steps: int = 100, walls_cause_death: bool = True, see_enemy_actions: bool = True) -> Env:
+def make(
+    name: str,
+    max_steps: int = 100,
+    walls_cause_death: bool = True,
+    see_enemy_actions: bool = True,
+    sight_range: float | None = None,
+) -> Env:
     """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked."""
-    return _make(name, max_steps, walls_cause_death, see_enemy_actions)
+    return _make(name, max_steps, walls_cause_death, see_enemy_actions, sight_range)
 
 
 @functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions: bool) -> Env:
+def _make(
+    name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions: bool, sight_range: float | None
+) -> Env:
     smax = HeuristicEnemySMAX(
         scenario=_scenario(name.removeprefix("smax_")),
         max_steps=max_steps,
         walls_cause_death=walls_cause_death,
         see_enemy_actions=see_enemy_actions,
     )
+    return adapt(name, smax, sight_range, lambda units: units.unit_alive)
+
+
+def adapt(name: str, smax: HeuristicEnemySMAX, sight_range: float | None, fighting: Callable[[Any], Array]) -> Env:
+    """The Env of an SMAX with its enemy.
+
+    `sight_range` replaces that of every allied unit's type, in map units; at 0 a unit sees itself alone. Available
+    actions, the global state and the enemies' eyes stay as they are. A team is defeated when none of its units is
+    `fighting` any more: SMAX's state -> bool[units], allies first.
+    """
+    observe = _observer(smax, sight_range)
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
         obs, env_state = smax.reset(key)
         # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
         env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
+        obs = observe(obs, env_state)
         return env_state, _time_step(smax, obs, env_state, True, jnp.full(smax.num_agents, -1, jnp.int32))
 
     def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
         actions = dict(zip(smax.agents, action, strict=True))
         obs, env_state, rewards, dones, _ = smax.step_env(key, env_state, actions)
-        alive = env_state.state.unit_alive
-        lost, won = ~alive[: smax.num_allies].any(), ~alive[smax.num_allies :].any()
+        fights = fighting(env_state.state)
+        lost, won = ~fights[: smax.num_allies].any(), ~fights[smax.num_allies :].any()
         terminated = lost | won
         info = {"win": (won & ~lost).astype(jnp.float32)}
-        time_step = _time_step(smax, obs, env_state, False, action)
+        time_step = _time_step(smax, observe(obs, env_state), env_state, False, action)
         # The reward is the team's: every agent gets the same.
         return env_state, time_step, rewards[smax.agents[0]], terminated, dones["__all__"] & ~terminated, info
 
-    render = functools.partial(_render, _scenario(name.removeprefix("smax_")))
+    render = functools.partial(_render, smax)
     return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax), render)
+
+
+def _observer(smax: HeuristicEnemySMAX, sight_range: float | None) -> Callable[[Any, Any], Any]:
+    """From JaxMARL's observations and the env state to what the allies see."""
+    if sight_range is None:
+        return lambda obs, env_state: obs
+    eyes = copy.copy(smax._env)
+    eyes.unit_type_sight_ranges = jnp.full_like(eyes.unit_type_sight_ranges, sight_range)
+    return lambda obs, env_state: eyes.get_obs(env_state.state) | {"world_state": obs["world_state"]}
 
 
 def _scenario(map_name: str) -> Scenario:
@@ -78,6 +108,7 @@ def _spec(name: str, smax: HeuristicEnemySMAX) -> EnvSpec:
         min_episode_length=min(MIN_EPISODE_LENGTH, episode_limit),
         outcomes=("win",),
         unit_dim=4 + len(smax.unit_type_names),  # health, x, y, cooldown, one-hot type
+        win="all enemies dead, an ally alive",
     )
 
 
@@ -100,22 +131,24 @@ def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
     num_units, num_types = smax.num_allies + smax.num_enemies, len(smax.unit_type_names)
     units, teams, types = jnp.split(time_step.state, [-2 * num_units, -num_units])
     health, x, y, cooldown, one_hot = jnp.split(units.reshape(num_units, -1), (1, 2, 3, 4), axis=-1)
-    cooldown = jnp.clip(cooldown / LONGEST_COOLDOWN, 0.0, 1.0)  # an idle unit's falls below zero without end
+    # A medivac has its energy there, which is divided by the most it can be.
+    largest = jnp.maximum(one_hot @ smax.unit_type_weapon_cooldowns[:, None], LONGEST_COOLDOWN)
+    cooldown = jnp.clip(cooldown / largest, 0.0, 1.0)  # an idle unit's falls below zero without end
     units = jnp.concatenate([health, x / smax.map_width, y / smax.map_height, cooldown, one_hot], axis=-1)
     return time_step._replace(state=jnp.concatenate([units.ravel(), teams, types / (num_types - 1)]))
 
 
-def _render(scenario: Scenario, env_states: Sequence[Any]) -> list[np.ndarray]:
+def _render(smax: HeuristicEnemySMAX, env_states: Sequence[Any]) -> list[np.ndarray]:
     """JaxMARL's picture of each state: units with their types, the hit ones lighter, bullets of the step before it."""
     from matplotlib.figure import Figure
 
-    smax = SMAX(scenario=scenario)
+    drawn = copy.copy(smax._env)
     for name in ("unit_type_radiuses", "unit_type_attack_ranges"):  # looked up for every unit: NumPy is quicker
-        setattr(smax, name, np.asarray(getattr(smax, name)))
+        setattr(drawn, name, np.asarray(getattr(drawn, name)))
     figure = Figure(figsize=(PICTURE / 80, PICTURE / 80), dpi=80)
     axes = figure.add_axes((0, 0, 1, 1))
     with jax.disable_jit():  # JaxMARL draws with jax.lax.cond on fresh functions: each would be compiled
-        return [_draw(smax, axes, env_state.state) for env_state in env_states]
+        return [_draw(drawn, axes, env_state.state) for env_state in env_states]
 
 
 def _draw(smax: SMAX, axes: Any, units: Any) -> np.ndarray:

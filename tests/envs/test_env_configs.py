@@ -64,6 +64,11 @@ def test_the_command_line_wins() -> None:
         ("smax_3m", {"max_steps": 1.5}, "env.options.max_steps: expected int, got 1.5"),
         ("smax_3m", {"max_steps": True}, "env.options.max_steps: expected int, got True"),
         ("smax_3m", {"walls_cause_death": 1}, "env.options.walls_cause_death: expected bool, got 1"),
+        ("smax_3m", {"sight_range": -1}, "env.options.sight_range: expected a distance of at least 0, or null, got -1"),
+        ("smax_3m", {"sight_range": "far"}, "env.options.sight_range: expected float, got 'far'"),
+        ("smax_3m", {"unit_types": "two"}, "unknown key 'env.options.unit_types'; .*"),
+        ("smax_terran_5v5", {"unit_types": "four"}, "env.options.unit_types: expected one of three, two, got 'four'"),
+        ("smax_terran_5v6", {}, "env.name: unknown environment 'smax_terran_5v6'; did you mean .*smax_terran_5v5.*"),
         ("matrix_game", {"max_steps": 5}, "unknown key 'env.options.max_steps'; known: payoff"),
     ],
 )
@@ -78,6 +83,7 @@ def test_options_are_converted_and_completed() -> None:
         "max_steps": 100,
         "walls_cause_death": True,
         "see_enemy_actions": True,
+        "sight_range": None,
     }
 
 

@@ -150,7 +150,9 @@ def signature(leaf: Any) -> tuple[Any, ...]:
     return leaf.shape, leaf.dtype, leaf.weak_type
 
 
-@pytest.mark.parametrize("name", [name for name in envs.NAMES if name.startswith("smax_")])
+@pytest.mark.parametrize(
+    "name", [f"smax_{name}" for name in (*envs.SMAX_MAPS, "protoss_5v5", "terran_10v11", "zerg_20v23")]
+)
 def test_every_map_has_the_shapes_of_its_spec(name: str) -> None:
     env = envs.make(name)
     spec = env.spec
