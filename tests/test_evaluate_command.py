@@ -25,7 +25,7 @@ WRONG = [  # arguments -> what the one line must say
     ("", "the following arguments are required: RUN"),
     ("nowhere", "run: 'nowhere' is not a run directory (it has no config.yaml)"),
     ("{empty}", "run: '{empty}' has no checkpoint yet"),
-    ("{run} --policy random", "argument --policy: invalid choice: 'random' (choose from 'greedy', 'sampled')"),
+    ("{run} --policy random", "argument --policy: invalid choice: 'random' (choose from 'greedy', 'sampled', 'mode')"),
     ("{run} --checkpoint last", "argument --checkpoint: invalid choice: 'last'"),
     ("{run} --episodes 0", "episodes: expected an integer of at least 1, got 0"),
     ("{run} --episodes many", "argument --episodes: invalid int value: 'many'"),

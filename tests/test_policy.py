@@ -58,7 +58,7 @@ def test_it_acts_as_training_does(smax, policy, greedy):
     for first in (True, False):
         at = time_step(policy.env.spec, first)
         expected, expected_carry = algorithm.act(
-            learner, expected_carry, jax.vmap(policy.env.normalise)(at), key, step, greedy
+            learner, expected_carry, jax.vmap(policy.env.normalise)(at), key, step, "greedy" if greedy else "sampled"
         )
         actions, carry = policy.act(carry, at, key, greedy=greedy)
         np.testing.assert_array_equal(actions, expected)
