@@ -144,7 +144,7 @@ def test_iterations_reach_the_total(default: Config) -> None:
         ("algo", 3, "algo: expected a section"),
         ("replay.capacity", 17, "replay.capacity: expected a multiple of train.num_envs"),
         ("train.warmup_sequences", 10**6, "train.warmup_sequences: expected at most replay.capacity"),
-        ("evaluation.policies", [], "evaluation.policies: expected greedy, sampled or both"),
+        ("evaluation.policies", [], "evaluation.policies: expected some of greedy, sampled, mode"),
         ("evaluation.policies", ["random"], "evaluation.policies: expected one of greedy, sampled"),
         ("log.interval", None, "log.interval: expected int"),
     ],
