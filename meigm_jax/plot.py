@@ -30,9 +30,7 @@ FORMATS = (".png", ".pdf", ".svg")
 COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "os^DvPX*<"
-ORDER = (
-    "me_qmix qmix me_vdn vdn me_qmix_two_layer me_qmix_fixed entropy_qmix me_qmix_mlp qmix_long_epsilon".split()
-)  # others in configs/algo follow by name
+ORDER = "me_qmix qmix me_qplex qplex me_vdn vdn".split()  # others in configs/algo follow by name
 LEGEND_WIDTH = 66  # characters beside each other, at the size of the legend
 STYLE: Any = {
     "font.size": 12,
