@@ -67,7 +67,7 @@ uniform play. The weight does not depend on the names of the actions. It favours
 default, where rewards are random."""
 
 
-CANNOT = "no: monotone, cannot represent games 2 and 3"
+CANNOT = "no: monotone, cannot represent any of them"
 LITERATURE = {  # what is said of each
     "vdn": "no: additive, cannot represent any of them (QTRAN, 2019; QPLEX, 2021)",
     "qmix": f"{CANNOT} (QTRAN, 2019; QPLEX, 2021)",
@@ -105,13 +105,15 @@ def run_unit(table: str, key: tuple[str, ...], game: str, arguments: list[str]) 
     if path.exists() and key in read(table):
         return
     returns, finite, q_tot = play([f"env.options.payoff={json.dumps(GAMES[game])}", *arguments])
-    names = ["setting"] if table == "settings" else ["algo", "game"]
+    names = ["setting", "seed", "greedy_return", "finite"]
+    if table == "games":
+        names = ["algo", "game", *names[1:], *(f"q_{'ABC'[i]}{'ABC'[j]}" for i, j in JOINT)]
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if file.tell() == 0:
-            writer.writerow([*names, "seed", "greedy_return", "finite", *(f"q_{'ABC'[i]}{'ABC'[j]}" for i, j in JOINT)])
+            writer.writerow(names)
         for seed in range(SEEDS):
-            values = [] if q_tot is None else [f"{value:.3f}" for value in q_tot[seed]]
+            values = [] if q_tot is None or table == "settings" else [f"{value:.3f}" for value in q_tot[seed]]
             writer.writerow([*key, seed, round(float(returns[seed]), 4), int(finite[seed]), *values])
 
 
@@ -144,7 +146,7 @@ def joint_values(restored: Restored) -> np.ndarray | None:
 
 
 def read(table: str) -> dict[tuple[str, ...], np.ndarray]:
-    """Row of `table` -> [S, 2 or 11]: greedy return, finite, Q_tot of the nine joint actions where there is one."""
+    """Row of `table` -> [S, 2 or 11]: greedy return, finite, and in `games` Q_tot of the nine joint actions, if any."""
     keys = 1 if table == "settings" else 2
     found: dict[tuple[str, ...], list[list[float]]] = {}
     with (RESULTS / f"{table}.csv").open() as file:
@@ -163,7 +165,7 @@ def share(rows: np.ndarray, game: str) -> tuple[int, str]:
 SETTINGS_INTRO = """# Matrix games
 
 How many of 100 seeds end with the greedy joint action that pays the optimum, with the 95 % Wilson interval. A seed with
-any NaN or infinity does not count. Made by `python experiments/matrix_game.py settings games`.
+any NaN or infinity does not count. Made by `python experiments/matrix_game.py settings`, and `games` for several games.
 
 ## The game of Table 1, by exploration and replay
 

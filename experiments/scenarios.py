@@ -78,7 +78,8 @@ def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes
     of = {"scenario": name, "policy": policy}
     if any(row["episodes"] == str(episodes) for row in read(WIN_RATES) if of.items() <= row.items()):
         return
-    run = jax.jit(partial(evaluate, envs.make(name), make(name), NOTHING, episodes=episodes, num_envs=128, greedy=True))
+    sizes = {"episodes": episodes, "num_envs": 128}
+    run = jax.jit(partial(evaluate, envs.make(name), make(name), NOTHING, **sizes, policy="sampled"))
     played = {key: float(x.mean()) for key, x in run(jax.random.key(0), jnp.int32(0)).items()}
     found = {"win_rate": played["win"], "return": played["return"], "episode_length": played["episode_length"]}
     keep(WIN_RATES, COLUMNS, [of | {"seed": 0, "env_steps": 0, "episodes": episodes} | found], of)
@@ -90,7 +91,7 @@ def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array
     return Algorithm(
         init=lambda key, hyper: NOTHING,
         init_carry=init_carry,
-        act=lambda learner, carry, at, key, step, greedy: act(carry, at, key),
+        act=lambda learner, carry, at, key, step, policy: act(carry, at, key),
         update=lambda learner, *_: (learner, {}),
     )
 
@@ -204,7 +205,7 @@ def draw(name: str) -> None:
     """A GIF of the first episode that the heuristic allies win with their race's new unit."""
     env = envs.make(name)
     assert env.render is not None
-    play = jax.jit(partial(watch, env, heuristic_play(name), NOTHING, num_envs=1, greedy=True))
+    play = jax.jit(partial(watch, env, heuristic_play(name), NOTHING, num_envs=1, policy="sampled"))
     episodes = (jax.device_get(play(jax.random.key(seed), jnp.int32(0))) for seed in itertools.count())
     outcomes, states = next(e for e in episodes if e[0]["win"][0] and (e[1].state.unit_types[0] == 2).any())
     length = int(outcomes["episode_length"][0])

@@ -17,7 +17,6 @@ from meigm_jax.hyper import Hyper as Hyper
 Array = jax.Array
 Params = Any  # a tree of arrays
 Metrics = dict[str, Array]  # name -> f32[]
-Policy = str  # how to act: "sampled" explores, "greedy" is the argmax of each agent's q, "mode" of its policy pi
 
 
 class EnvSpec(NamedTuple):
@@ -139,8 +138,9 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array, Hyper], Learner]
     init_carry: Callable[[int], Any]  # number of environments -> the acting carry
-    # learner, carry, TimeStep[E], key, env step, policy (static) -> (i32[E, N], carry)
-    act: Callable[[Learner, Any, TimeStep, Array, Array, Policy], tuple[Array, Any]]
+    # learner, carry, TimeStep[E], key, env step, policy (static) -> (i32[E, N], carry). The policy "sampled" explores,
+    # "greedy" is the argmax of each agent's q, "mode" that of its policy pi (greedy where there is no pi)
+    act: Callable[[Learner, Any, TimeStep, Array, Array, str], tuple[Array, Any]]
     # learner, key, Trajectory[T, B], env step -> (learner, metrics)
     update: Callable[[Learner, Array, Trajectory, Array], tuple[Learner, Metrics]]
     # learner, TimeStep[T, B] from an episode's start, i32[T, B, N] -> what the team is expected to get, f32[T, B]

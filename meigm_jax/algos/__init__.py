@@ -1,6 +1,6 @@
 """Learning rules. One file, one line here, one YAML; variants that swap parts are only a YAML.
 
-A rule's first argument after its maker are the parts of `algo` that it takes, besides the agent.
+After its maker, a rule names the parts of `algo` that it is made of, besides the agent; then its options.
 """
 
 from meigm_jax.registry import OneOf, Rule

@@ -48,6 +48,8 @@ SUITES = {
 }
 NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
 
+_made: dict[str, Env] = {}  # environments by name and options
+
 BY_ID = "jaxmarl"  # stands for every environment of JaxMARL: jaxmarl_<id>
 
 
@@ -68,5 +70,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make(name: str, **options: Any) -> Env:
-    """The bare environment `name`. Raises ConfigError on an unknown name or option, or a wrong option value."""
-    return suite_of(name).load()(name, **check_options(name, options))
+    """The bare environment `name`. Raises ConfigError on an unknown name or option, or a wrong option value.
+
+    The same name and options give the same object: JaxMARL's methods are jitted per object, and a second one would
+    compile everything again.
+    """
+    options = check_options(name, options)
+    key = repr((name, sorted(options.items())))
+    if key not in _made:
+        _made[key] = suite_of(name).load()(name, **options)
+    return _made[key]

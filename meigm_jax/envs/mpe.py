@@ -23,11 +23,6 @@ def make(name: str, num_agents: int = 3, num_landmarks: int = 3, local_ratio: fl
 
     An episode ends by its time limit alone, one step later than `max_steps` says.
     """
-    return _make(name, num_agents, num_landmarks, local_ratio, max_steps)
-
-
-@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(name: str, num_agents: int, num_landmarks: int, local_ratio: float, max_steps: int) -> Env:
     spread = SimpleSpreadMPE(
         num_agents=num_agents, num_landmarks=num_landmarks, local_ratio=local_ratio, max_steps=max_steps
     )

@@ -33,11 +33,6 @@ def make(name: str, max_steps: int = 400, compact: bool = True) -> Env:
     kitchen. An episode always ends by its time limit. `info["shaped_reward"]` is the sum over both cooks. Training
     reads vectors of what can change in this kitchen (`compact`), or the whole images.
     """
-    return _make(name, max_steps, compact)
-
-
-@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(name: str, max_steps: int, compact: bool) -> Env:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it prefers its second version, the literature this one
         kitchen = Overcooked(layout=overcooked_layouts[name.removeprefix("overcooked_")], max_steps=max_steps)

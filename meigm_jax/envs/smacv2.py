@@ -48,18 +48,6 @@ def make(
     A unit's features are SMAX's with a one-hot type of the race's own units, in the order of `RACES`. Actions are
     SMAX's: attack j of a medivac heals ally j, which must be alive, in range and no medivac.
     """
-    return _make(name, max_steps, walls_cause_death, see_enemy_actions, sight_range, unit_types)
-
-
-@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(
-    name: str,
-    max_steps: int,
-    walls_cause_death: bool,
-    see_enemy_actions: bool,
-    sight_range: float | None,
-    unit_types: str,
-) -> Env:
     units = world(
         name,
         unit_types,

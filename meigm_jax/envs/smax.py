@@ -34,13 +34,6 @@ def make(
     sight_range: float | None = None,
 ) -> Env:
     """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked."""
-    return _make(name, max_steps, walls_cause_death, see_enemy_actions, sight_range)
-
-
-@functools.cache  # JaxMARL's methods are jitted per object: a second one would compile everything again
-def _make(
-    name: str, max_steps: int, walls_cause_death: bool, see_enemy_actions: bool, sight_range: float | None
-) -> Env:
     smax = HeuristicEnemySMAX(
         scenario=_scenario(name.removeprefix("smax_")),
         max_steps=max_steps,

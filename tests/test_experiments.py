@@ -1,0 +1,50 @@
+"""Scripts in experiments/ that call the engine themselves, in small."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("policy", ["random", "heuristic"])
+def test_a_scenario_is_played_once_and_told_in_the_table(tmp_path, monkeypatch, policy):
+    scenarios = load("scenarios")
+    monkeypatch.setattr(scenarios, "RESULTS", tmp_path)
+    monkeypatch.setattr(scenarios, "WIN_RATES", tmp_path / "win_rates.csv")
+    monkeypatch.setattr(scenarios, "SPEEDS", tmp_path / "speed.csv")
+    play = {"random": scenarios.random_play, "heuristic": scenarios.heuristic_play}[policy]
+    scenarios.play_unit("smax_zerg_5v5", policy, play, 4)
+    [row] = scenarios.read(scenarios.WIN_RATES)
+    assert (row["scenario"], row["policy"], row["episodes"]) == ("smax_zerg_5v5", policy, "4")
+    assert 0 <= float(row["win_rate"]) <= 1 and 1 <= float(row["episode_length"]) <= 101
+    monkeypatch.setattr(scenarios, "evaluate", None)  # it is not played again
+    scenarios.play_unit("smax_zerg_5v5", policy, play, 4)
+    scenarios.write_readme()
+    assert f"{float(row['win_rate']):.3f} [" in (tmp_path / "README.md").read_text()
+
+
+def test_what_the_matrix_games_learn_is_written_and_read_again(tmp_path, monkeypatch):
+    games = load("matrix_game")
+    monkeypatch.setattr(games, "RESULTS", tmp_path)
+    monkeypatch.setattr(games, "SEEDS", 2)
+    small = ["+experiment=smoke", "algo=vdn", "algo.agent.name=mlp", "algo.agent.hidden_dim=8"]
+    games.run_unit("games", ("vdn", "3"), "3", small)
+    rows = games.read("games")[("vdn", "3")]
+    assert rows.shape == (2, 2 + 9) and set(rows[:, 0]) <= {8.0, 6.0, 0.0, -12.0} and (rows[:, 1] == 1).all()
+    q = rows[:, 2:].reshape(2, 3, 3)  # VDN adds: rows differ from each other by the same everywhere
+    assert abs((q[:, 1:] - q[:, :1]) - (q[:, 1:, :1] - q[:, :1, :1])).max() < 2e-3
+    monkeypatch.setattr(games, "play", None)  # a row that is there is not run again
+    games.run_unit("games", ("vdn", "3"), "3", small)
