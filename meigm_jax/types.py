@@ -67,12 +67,16 @@ class Env(NamedTuple):
 
     spec: EnvSpec
     reset: Callable[[Array], tuple[Any, TimeStep]]  # key -> (env_state, time step)
-    # key, env_state, i32[N] -> (env_state, time step, reward f32[], terminated, truncated, info)
-    step: Callable[[Array, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
+    # key, or what `draw` made of it; env_state; i32[N]
+    # -> (env_state, time step, reward f32[], terminated, truncated, info)
+    step: Callable[[Any, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
     normalise: Callable[[TimeStep], TimeStep]  # observations and state to order one; what training reads
     # env states of one episode (leaves np.ndarray) -> one picture each, u8[height, width, 3]; runs on the host
     render: Callable[[Sequence[Any]], Sequence[np.ndarray]] | None = None
     training_spec: EnvSpec | None = None  # of what `normalise` returns, where its sizes are others
+    draw: Callable[[Array], Any] = lambda key: (
+        key
+    )  # key -> the random numbers of a step, so that many are drawn at once
 
 
 class MixInput(NamedTuple):

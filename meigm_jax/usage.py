@@ -56,6 +56,7 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "residual": "add the input to the output",
     "see_enemy_actions": "observations hold the enemies' last actions",
     "sight_range": "how far allied units see, map units; null: as far as their type does; 0: themselves alone",
+    "simulator": "SMAX's rules as batched arithmetic, or JaxMARL's own, slower code; the results are the same",
     "target_per": "the entropy target counts the agents alive, or the whole team",
     "target_quantiles": "quantiles of the targets",
     "team_reward": "of the agents' rewards",

@@ -14,8 +14,8 @@ def for_training(env: Env, reward_scale: float) -> Env:
         env_state, time_step = env.reset(key)
         return env_state, env.normalise(time_step)
 
-    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
-        env_state, time_step, reward, terminated, truncated, info = env.step(key, env_state, action)
+    def step(noise: Any, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
+        env_state, time_step, reward, terminated, truncated, info = env.step(noise, env_state, action)
         if env.spec.shaped:
             info = info | {"shaped_reward": info["shaped_reward"] * reward_scale}
         return env_state, env.normalise(time_step), reward * reward_scale, terminated, truncated, info
