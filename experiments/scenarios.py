@@ -87,11 +87,11 @@ def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes
 
 
 def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array], tuple[Array, Any]]) -> Algorithm:
-    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and a key."""
+    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and Gumbel noise [E, N, A]."""
     return Algorithm(
         init=lambda key, hyper: NOTHING,
         init_carry=init_carry,
-        act=lambda learner, carry, at, key, step, policy: act(carry, at, key),
+        act=lambda learner, carry, at, noise, step, policy: act(carry, at, noise),
         update=lambda learner, *_: (learner, {}),
     )
 
@@ -99,8 +99,8 @@ def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array
 def random_play(name: str) -> Algorithm:
     """Uniform over the available actions."""
 
-    def act(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
-        return jax.random.categorical(key, jnp.where(at.avail, 0.0, -jnp.inf)), carry
+    def act(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
+        return jnp.argmax(jnp.where(at.avail, noise, -jnp.inf), axis=-1), carry
 
     return acting(lambda number: (), act)
 
@@ -111,13 +111,14 @@ def heuristic_play(name: str) -> Algorithm:
     policy, agents = create_heuristic_policy(world, 0), world.num_allies
     start = jax.tree.map(lambda x: jnp.tile(x, (agents, 1)[: jnp.ndim(x) + 1]), get_heuristic_policy_initial_state())
 
-    def one(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
+    def one(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
         carry = jax.tree.map(lambda first, now: jnp.where(at.first, first, now), start, carry)
-        actions, carry = jax.vmap(policy)(jax.random.split(key, agents), carry, at.obs)
+        keys = jax.random.wrap_key_data(jax.lax.bitcast_convert_type(noise[:, :2], jnp.uint32))
+        actions, carry = jax.vmap(policy)(keys, carry, at.obs)
         return with_medivacs(world, jnp.arange(agents), at.obs, actions), carry
 
-    def act(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
-        return jax.vmap(one)(carry, at, jax.random.split(key, at.first.shape[0]))
+    def act(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
+        return jax.vmap(one)(carry, at, noise)
 
     return acting(lambda number: jax.tree.map(lambda x: jnp.tile(x, (number,) + (1,) * x.ndim), start), act)
 

@@ -222,17 +222,17 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
 
 
 def act(
-    parts: Parts, learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, policy: str
+    parts: Parts, learner: Learner, carry: Any, at: TimeStep, noise: Array, step: Array, policy: str
 ) -> tuple[Array, Any]:
     """Actions i32[E, N]. greedy: argmax of raw q, decentralised; mode: argmax of pi; sampled: the behaviour policy."""
     params, hyper = learner.params, learner.hyper
     q, _, carry = parts.agent.step(params.agent, carry, at)
     if policy == "greedy" or not parts.soft:
-        return explore(hyper, q, at, key, step, policy), carry
+        return explore(hyper, q, at, noise, step, policy), carry
     pi = local_policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
     if policy == "mode":
         return policies.mode(jnp.asarray(pi.logits), q, at.avail), carry
-    return pi.sample(seed=key), carry
+    return policies.sample(pi, noise), carry
 
 
 def algorithm(parts: Parts) -> Algorithm:

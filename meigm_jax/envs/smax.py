@@ -22,8 +22,8 @@ with quiet():
 SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
 # Sizes the pool of start states; beyond it they repeat, so a typical minimum serves better than the bound. That is 1: a
 # smacv2 team may start at a wall and die there at once. In 512 episodes each of 3m, 3s_vs_5z and 5v5 the shortest had
-# 8 steps when actions were random, 4 when everybody marched straight into a wall.
-MIN_EPISODE_LENGTH = 5
+# 8 steps when actions were random. Starts repeat where an environment's episodes average less than this in a chunk.
+MIN_EPISODE_LENGTH = 10
 LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
 PICTURE = 384  # pixels, both ways
 

@@ -47,6 +47,13 @@ def epsilon_greedy(q: Array, avail: Array, epsilon: Array) -> distrax.Categorica
     return distrax.Categorical(probs=(1.0 - epsilon) * best + epsilon * uniform)
 
 
+def sample(policy: distrax.Categorical, noise: Array) -> Array:
+    """i32[...]: an action of `policy` over [..., A]. noise: a key, or standard Gumbel noise f32[..., A]."""
+    if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        return policy.sample(seed=noise)
+    return jnp.argmax(policy.logits + noise, axis=-1)
+
+
 def linear_schedule(start: Array, end: Array, decay_steps: Array, step: Array) -> Array:
     """f32[]: from start to end over decay_steps, then end. All arguments may be traced (optax's schedules may not)."""
     return start + (end - start) * jnp.clip(step / decay_steps, 0.0, 1.0)
