@@ -134,7 +134,7 @@ def _estimates(restored: Restored, played: Played) -> dict[str, Any]:
 def _write_gif(path: Path, restored: Restored, played: Played) -> dict[str, Any]:
     """Draw the first member's first episode."""
     from meigm_jax.runs import gif
-    from meigm_jax.runs.checkpoint import write_bytes
+    from meigm_jax.runs.files import write_bytes
 
     render = restored.env.render
     assert render is not None, "checked before anything was restored"

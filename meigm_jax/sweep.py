@@ -21,6 +21,7 @@ import yaml
 
 from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import say
 
 PLAN = "sweep.yaml"
@@ -162,8 +163,6 @@ def _lock(folder: Path) -> Iterator[TextIO]:
 
 def _write(folder: Path, jobs: Sequence[Job]) -> None:
     """The plan: the folder and the whole configuration of every job."""
-    from meigm_jax.runs.checkpoint import write_text  # imports jax
-
     plan = [{"run_dir": _name(folder, job), "config": to_dict(job.config)} for job in jobs]
     try:
         write_text(folder / PLAN, HEADER + yaml.safe_dump({"jobs": plan}, sort_keys=False))

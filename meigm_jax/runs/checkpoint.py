@@ -29,6 +29,7 @@ from jax.sharding import SingleDeviceSharding
 
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.files import write_bytes, write_text
 from meigm_jax.runs.logger import to_json
 from meigm_jax.types import Array, Learner
 
@@ -222,26 +223,6 @@ def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
     if _tree_checksum(tree) != read_manifest(folder)["checksum"]:
         raise Corrupt("the learner has a wrong checksum")
     return tree["learner"], jax.random.wrap_key_data(tree["key"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError and leaves nothing when that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(path.name + ".tmp")
-    try:
-        with open(partial_file, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_file, path)
-    except OSError:
-        partial_file.unlink(missing_ok=True)
-        raise
 
 
 def _write_tree(path: Path, learner: Learner, key: Array) -> int:

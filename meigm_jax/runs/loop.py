@@ -25,8 +25,9 @@ import yaml
 from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes, write_text
+from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
 from meigm_jax.runs.devices import devices_of
+from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule

@@ -1,0 +1,361 @@
+"""The page: tables in HTML, the curves as JSON, style and script, all in one file. Text is escaped where it enters."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import meigm_jax
+from meigm_jax.report import MARK, chart, content
+from meigm_jax.report.content import Environment, Report, Run
+from meigm_jax.report.statistics import Estimate
+from meigm_jax.runs.curves import Line
+from meigm_jax.runs.logger import to_json
+
+HERE = Path(__file__).parent
+FOREST = 130, 18  # of a picture of an interval, pixels
+SHORT, TOLERANCE = "†", 0.02  # marks an evaluation after fewer env steps than another's
+FACTS = "meigm_jax jax jaxmarl device".split()  # of a run's versions
+
+
+class Html(str):
+    """Text that is HTML already; any other text is escaped when it enters a page."""
+
+
+def write(report: Report, title: str, notes: Sequence[str]) -> str:
+    """The whole page; `notes` are what was left out."""
+    left_out = list(notes)
+    sections = {
+        "results": ("Final evaluations", _results(report)),
+        "improvement": ("Probability of improvement", _improvement(report.environments)),
+        "episodes": ("Episodes", _episodes(report.environments, left_out.append)),
+        "differences": ("Configuration differences", _differences(report.environments)),
+        "runs": ("Runs", _runs(report.runs.values())),
+    }
+    sections["notes"] = "Left out", _list(left_out)
+    there = {key: (name, body) for key, (name, body) in sections.items() if body}
+    script = (HERE / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    links = [("curves", "Learning curves"), *((key, name) for key, (name, _) in there.items())]
+    return Template((HERE / "page.html").read_text()).substitute(
+        mark=MARK + ">",
+        script_hash=f"sha256-{digest}",
+        title=_text(title),
+        facts=_text(_facts(report)),
+        navigation="\n".join(f'<a href="#{key}">{name}</a>' for key, name in links),
+        style=(HERE / "page.css").read_text(),
+        sections="\n".join(_section(key, name, body) for key, (name, body) in there.items()),
+        data=to_json(chart.payload(report.environments)).replace("<", "\\u003c"),
+        script=script,
+    )
+
+
+def _text(value: Any) -> Html:
+    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+
+
+def _section(key: str, name: str, body: str) -> str:
+    return f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{name}</h2>\n{body}\n</section>'
+
+
+def _facts(report: Report) -> str:
+    runs = report.runs.values()
+    devices = sorted({str(run.versions["device"]) for run in runs if "device" in run.versions})
+    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    counts = [(len(report.environments), "environment"), (len({run.algo for run in runs}), "algorithm")]
+    counts += [(len(runs), "run")]
+    facts = [f"{count} {what}{'s' if count != 1 else ''}" for count, what in counts]
+    return " · ".join(
+        [*facts, *([f"on {', '.join(devices)}"] if devices else []), f"meigm_jax {meigm_jax.__version__}", made]
+    )
+
+
+def _cells(tag: str, row: Iterable[Any], numbers: Iterable[int] = ()) -> str:
+    numbers, scope = set(numbers), ' scope="col"' if tag == "th" else ""
+    cells = []
+    for k, cell in enumerate(row):
+        if tag == "td" and k == 0:
+            cells.append(f'<th scope="row" class="named">{_text(cell)}</th>')
+        else:
+            cells.append(f"<{tag}{scope}{' class="number"' if k in numbers else ''}>{_text(cell)}</{tag}>")
+    return "".join(cells)
+
+
+def _table(
+    head: Sequence[Any],
+    groups: Sequence[tuple[Any, Sequence[Sequence[Any]]]],
+    numbers: Iterable[int] = (),
+    style: str = "",
+) -> Html:
+    """A table whose rows may come in groups with a heading; the first column names the row."""
+    bodies = []
+    for heading, rows in groups:
+        top = (
+            f'<tr><th class="group" scope="rowgroup" colspan="{len(head)}">{_text(heading)}</th></tr>\n'
+            if heading
+            else ""
+        )
+        bodies.append(
+            "<tbody>\n" + top + "\n".join(f"<tr>{_cells('td', row, numbers)}</tr>" for row in rows) + "\n</tbody>"
+        )
+    opening = (
+        f'<div class="scroll" tabindex="0"><table class="{style}">'
+        if style
+        else '<div class="scroll" tabindex="0"><table>'
+    )
+    return Html(
+        f"{opening}\n<thead><tr>{_cells('th', head, numbers)}</tr></thead>\n{'\n'.join(bodies)}\n</table></div>"
+    )
+
+
+def _list(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>" if items else ""
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{text}</p>'
+
+
+def _colours(look: dict[str, Any]) -> str:
+    light, dark = chart.colours(look)
+    return f'class="line" style="--light:{light};--dark:{dark}"'
+
+
+def _named(name: str, look: dict[str, Any]) -> Html:
+    """A line's name behind a sample of it."""
+    return Html(
+        f'<svg viewBox="0 0 34 12" aria-hidden="true" {_colours(look).replace("line", "sample line", 1)}>'
+        f'<line class="mean" x1="2" y1="6" x2="32" y2="6" stroke-dasharray="{chart.dashes(look)}"/></svg>{_text(name)}'
+    )
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:#.3g}".removesuffix(".") if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _estimate(estimate: Estimate) -> Html:
+    interval = "" if math.isnan(estimate.low) else f"[{_number(estimate.low)}, {_number(estimate.high)}]"
+    return Html(f'{_number(estimate.value)} <span class="interval">{interval}</span>')
+
+
+def _forest(estimate: Estimate, limits: tuple[float, float], look: dict[str, Any] | None = None) -> Html:
+    """A picture of an estimate, between limits that all pictures of a group share."""
+    (width, height), (low, high) = FOREST, limits
+
+    def place(value: float) -> float:
+        return 6 + (width - 12) * (min(max((value - low) / (high - low), 0), 1) if high > low else 0.5)
+
+    shape = f'<circle class="dot" cx="{place(estimate.value):.1f}" cy="{height / 2}" r="4.5"/>'
+    if not math.isnan(estimate.low):
+        ends = f'x1="{place(estimate.low):.1f}" x2="{place(estimate.high):.1f}"'
+        shape = f'<line class="whisker" {ends} y1="{height / 2}" y2="{height / 2}"/>' + shape
+    rule = f'<line class="grid" x1="0" x2="{width}" y1="{height / 2}" y2="{height / 2}"/>'
+    colours = _colours(look) if look else 'class="line"'
+    return Html(
+        f'<svg class="forest" viewBox="0 0 {width} {height}" aria-hidden="true">{rule}<g {colours}>{shape}</g></svg>'
+    )
+
+
+def _limits(metric: str, estimates: Sequence[Estimate]) -> tuple[float, float]:
+    if metric == "win_rate":
+        return 0.0, 1.0
+    ends = [end for each in estimates for end in each if not math.isnan(end)]
+    return min(ends), max(ends)
+
+
+def _results(report: Report) -> str:
+    head = ["algorithm", "", "mean [95 %]", "IQM [95 %]", "seeds", "env steps", "wall time", "env steps/s"]
+    wins = any(env.measure.metric == "win_rate" for env in report.environments)
+    if wins:
+        head.insert(4, "return [95 %]")
+    groups = [(_heading(env), _result_rows(env, report, wins)) for env in report.environments]
+    note = (
+        "The last evaluation that all seeds have. Mean over seeds with the 95 % Student-t interval; IQM: interquartile "
+        "mean (of fewer than four seeds the mean) with the 95 % percentile bootstrap interval over seeds, which is too "
+        "narrow for a handful of seeds. Wall time and speed are of the runs, all of their seeds together."
+    )
+    table = _table(head, groups, range(2, len(head)))
+    short = f" {SHORT} fewer than another algorithm in the same environment." if SHORT in table else ""
+    return _together(report.environments) + table + _note(note + short)
+
+
+def _heading(env: Environment) -> Html:
+    return Html(f"{_text(env.name)} <span>{_text(chart.words(env.measure))}</span>")
+
+
+def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]]:
+    limits = _limits(env.measure.metric, [final.mean for final in env.finals.values()])
+    longest = max((final.env_steps for final in env.finals.values()), default=0)
+    rows = []
+    for line, look in zip(env.lines, env.looks, strict=True):
+        if found := env.finals.get(line.name):
+            other = (
+                Html("")
+                if found.measure == env.measure
+                else Html(f' <span class="interval">{chart.words(found.measure)}</span>')
+            )
+            name = Html(_named(line.name, look) + other)
+            row = [name, _forest(found.mean, limits, look), _estimate(found.mean), _estimate(found.iqm)]
+            if wins:
+                returns = content.final(line, env.measure._replace(metric="return"))
+                row.append(_estimate(returns.mean) if returns and env.measure.metric == "win_rate" else "–")
+            mark = SHORT if found.env_steps < longest * (1 - TOLERANCE) else ""
+            row += [
+                len(found.values),
+                _steps(found.env_steps) + mark,
+                *_cost([report.runs[path] for path in content.runs_of(line)]),
+            ]
+            rows.append(row)
+    return rows
+
+
+def _cost(runs: Sequence[Run]) -> list[str]:
+    """Wall time of the runs, and their mean speed as far as they are complete."""
+    speeds = [speed for run in runs if (speed := run.summary.get("env_steps_per_second"))]
+    return [_time(sum(run.wall_time for run in runs)), _steps(sum(speeds) / len(speeds)) if speeds else "–"]
+
+
+def _steps(count: float) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count:.0f}"
+
+
+def _time(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "–"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def _together(environments: Sequence[Environment]) -> str:
+    """A table over all environments with a win rate, where there are several."""
+    comparable, estimates = content.together(environments)
+    if len(comparable) < 2 or not estimates:
+        return ""
+    looks = {line.name: look for env in comparable for line, look in zip(env.lines, env.looks, strict=True)}
+    rows = [
+        [_named(name, looks[name]), _forest(found, (0, 1), looks[name]), _estimate(found)]
+        for name, found in estimates.items()
+    ]
+    names = ", ".join(env.name for env in comparable)
+    heading = Html(f"Together <span>win rate in {_text(names)}</span>")
+    note = "IQM of the seeds of all these environments, with its 95 % bootstrap interval, stratified by environment."
+    return _table(["algorithm", "", "IQM [95 %]"], [(heading, rows)], [2]) + _note(note)
+
+
+def _improvement(environments: Sequence[Environment]) -> str:
+    """A matrix over all environments, and one for each of them."""
+    several = len(environments) > 1
+    overall = _matrix(environments, several)
+    if not overall:
+        return ""
+    note = (
+        "How likely a seed of the row's algorithm does better at the end than a seed of the column's, ties counted by half"
+        f"{': mean over the environments that both were run in' if several else ''}; below it the 95 % percentile "
+        f"bootstrap interval{', stratified by environment' if several else ''}. Few seeds make it too narrow."
+    )
+    parts = [_note(note), overall]
+    for env in environments if several else ():
+        if matrix := _matrix([env], False):
+            parts.append(f"<details><summary>{_text(env.name)}</summary>{matrix}</details>")
+    return "\n".join(parts)
+
+
+def _matrix(environments: Sequence[Environment], several: bool) -> str:
+    names, found = content.improvements(environments)
+    if not found:
+        return ""
+    lines = []
+    for x in names:
+        cells = [_better(*found[x, y], several) if (x, y) in found else "<td></td>" for y in names]
+        lines.append(f'<tr><th scope="row" class="named">{_text(x)}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col">{_text(y)}</th>' for y in names)
+    return (
+        '<div class="scroll" tabindex="0"><table class="matrix"><thead><tr><th scope="col">better than …</th>'
+        f"{head}</tr></thead>\n<tbody>{'\n'.join(lines)}</tbody></table></div>"
+    )
+
+
+def _better(estimate: Estimate, environments: int, several: bool) -> str:
+    """A cell, the stronger coloured the further it is from a half."""
+    side, tint = ("better" if estimate.value > 0.5 else "worse"), abs(estimate.value - 0.5) * 0.7
+    interval = (
+        "" if math.isnan(estimate.low) else f'<span class="interval">{estimate.low:.2f}–{estimate.high:.2f}</span>'
+    )
+    count = f'<span class="interval">{environments} env.</span>' if several else ""
+    return f'<td class="{side}" style="--tint:{tint:.2f}">{estimate.value:.2f}{interval}{count}</td>'
+
+
+def _differences(environments: Sequence[Environment]) -> str:
+    alike: dict[str, list[str]] = {}  # table -> environments
+    for env in environments:
+        if found := content.differences(env):
+            head = ["key", *map(_named, (line.name for line in env.lines), env.looks)]
+            alike.setdefault(_values(head, found), []).append(env.name)
+    parts = [f"<h3>{_text(', '.join(names))}</h3>{table}" for table, names in alike.items()]
+    if found := content.differences_between(environments):
+        parts.append(f"<h3>Between environments</h3>{_values(['key', *(env.name for env in environments)], found)}")
+    return _note("Only the keys whose values differ.") + "\n".join(parts) if parts else ""
+
+
+def _values(head: Sequence[Any], found: dict[str, list[str | None]]) -> Html:
+    def shown(value: str | None) -> Html:
+        missing = '<span class="missing">–</span>'
+        return Html(missing if value is None else f'<span class="value">{_text(value)}</span>')
+
+    rows = [[Html(f'<span class="key">{_text(key)}</span>'), *map(shown, values)] for key, values in found.items()]
+    return _table(head, [(None, rows)])
+
+
+def _episodes(environments: Sequence[Environment], warn: Callable[[str], None]) -> str:
+    parts = []
+    for env in environments:
+        if figures := [_figure(*found) for found in content.gifs(env, warn)]:
+            body = f'<div class="episodes">{"".join(figures)}</div>'
+            parts.append(f'<details class="moving" open><summary>{_text(env.name)}</summary>{body}</details>')
+    return "\n".join(parts)
+
+
+def _figure(line: Line, path: Path, data: bytes) -> str:
+    source = "data:image/gif;base64," + base64.b64encode(data).decode()
+    alternative = _text(f"An episode of {line.name}, animated")
+    return f'<figure><img src="{source}" alt="{alternative}"><figcaption>{_text(line.name)} · {_text(path)}</figcaption></figure>'
+
+
+def _runs(runs: Iterable[Run]) -> str:
+    head = ["run", "env", "algo", "seeds", "env steps", "wall time", "compiling", "memory", *FACTS, "state"]
+    rows = []
+    for run in sorted(runs):
+        compiling, memory = run.summary.get("compile_seconds"), run.summary.get("peak_memory_bytes")
+        row = [Html(f"<code>{_text(run.path)}</code>"), run.env, run.algo, _seeds(run.seeds), _steps(run.env_steps)]
+        row += [
+            _time(run.wall_time),
+            _time(compiling) if compiling else "–",
+            f"{memory / 1e9:.2f} GB" if memory else "–",
+        ]
+        rows.append([*row, *(run.versions.get(fact, "–") for fact in FACTS), _state(run)])
+    return _table(head, [(None, rows)], [4, 5, 6, 7], "small")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    first, last = min(seeds), max(seeds)
+    neighbours = last - first + 1 == len(seeds) > 2
+    return f"{first} to {last}" if neighbours else ", ".join(map(str, seeds))
+
+
+def _state(run: Run) -> str:
+    if not run.summary:
+        return "not complete"
+    bad = [str(seed.get("seed")) for seed in run.summary.get("seeds", ()) if seed.get("non_finite")]
+    return f"not finite: seed {', '.join(bad)}" if bad else "complete"
