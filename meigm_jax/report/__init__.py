@@ -13,7 +13,7 @@ from pathlib import Path
 from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.registry import ConfigError, nearest
 
-MARK = '<meta name="generator" content="meigm_jax report'  # in the first lines of every page
+MARK = '<meta name="generator" content="meigm_jax report">'  # in the first lines of every page
 DESCRIPTION = """\
 One self-contained HTML page on every run at or below the given folders: interactive learning curves, final evaluations
 with 95 % intervals, probability of improvement, what differs between the configurations, and the newest *.gif in the

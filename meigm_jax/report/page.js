@@ -130,7 +130,7 @@ class Chart {
     }
     this.scale(measure);
     this.cursor = svg("g");
-    const content = svg("g", {"clip-path": `url(#${this.clip})`}, ...this.lines.map((each) => this.line(each)));
+    const content = svg("g", {"clip-path": `url(#${this.clip})`}, ...this.layers());
     const box = {x: MARGIN.left, y: 0, width: this.width - MARGIN.left - MARGIN.right + 4, height: this.bottom + 3};
     const clip = svg("clipPath", {id: this.clip}, svg("rect", box));
     const size = {viewBox: `0 0 ${this.width} ${this.height}`, height: this.height, "aria-hidden": "true"};
@@ -181,14 +181,17 @@ class Chart {
     return parts;
   }
 
-  line({line, x, mean, low, high, seeds}) {
-    const parts = [];
-    if (view.band) parts.push(svg("path", {class: "band", d: this.area(x, low, high)}));
-    if (view.seeds) for (const seed of seeds) parts.push(svg("path", {class: "seed", d: this.path(x, seed)}));
-    parts.push(svg("path", {class: "mean", d: this.path(x, mean), "stroke-dasharray": line.dashes}));
-    const group = coloured(svg("g", {}, ...parts), line);
-    group.dataset.line = line.name;
-    return group;
+  // Bands below, means on top.
+  layers() {
+    const bands = ({x, low, high}) => [svg("path", {class: "band", d: this.area(x, low, high)})];
+    const seeds = ({x, seeds}) => seeds.map((seed) => svg("path", {class: "seed", d: this.path(x, seed)}));
+    const means = ({line, x, mean}) => [svg("path", {class: "mean", d: this.path(x, mean), "stroke-dasharray": line.dashes})];
+    const layers = [...(view.band ? [bands] : []), ...(view.seeds ? [seeds] : []), means];
+    return layers.flatMap((layer) => this.lines.map((each) => {
+      const group = coloured(svg("g", {}, ...layer(each)), each.line);
+      group.dataset.line = each.line.name;
+      return group;
+    }));
   }
 
   // Gaps stay gaps; a point on its own is a dot, the round cap of a line without length.
@@ -263,7 +266,9 @@ class Chart {
   row({line, mean, low, high, seeds, k}) {
     const cells = [element("th", {scope: "row"}, sample(line), " ", line.name), element("td", {class: "number"}, short(mean[k]))];
     if (view.band) cells.push(element("td", {class: "interval"}, low[k] === null ? "" : `[${short(low[k])}, ${short(high[k])}]`));
-    if (view.seeds) cells.push(element("td", {class: "interval"}, seeds.map((seed) => short(seed[k])).join(" ")));
+    const single = seeds.map((seed) => seed[k]);
+    const told = single.length > 6 ? extent(single).map(short).join(" to ") : single.map(short).join(" ");
+    if (view.seeds) cells.push(element("td", {class: "interval"}, told));
     return element("tr", {}, ...cells);
   }
 }

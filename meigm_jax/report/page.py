@@ -45,7 +45,7 @@ def write(report: Report, title: str, notes: Sequence[str]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     links = [("curves", "Learning curves"), *((key, name) for key, (name, _) in there.items())]
     return Template((HERE / "page.html").read_text()).substitute(
-        mark=MARK + ">",
+        mark=MARK,
         script_hash=f"sha256-{digest}",
         title=_text(title),
         facts=_text(_facts(report)),
@@ -182,7 +182,7 @@ def _results(report: Report) -> str:
         "narrow for a handful of seeds. Wall time and speed are of the runs, all of their seeds together."
     )
     table = _table(head, groups, range(2, len(head)))
-    short = f" {SHORT} fewer than another algorithm in the same environment." if SHORT in table else ""
+    short = f" {SHORT} after fewer env steps than another algorithm in the same environment." if SHORT in table else ""
     return _together(report.environments) + table + _note(note + short)
 
 
@@ -261,8 +261,8 @@ def _improvement(environments: Sequence[Environment]) -> str:
     if not overall:
         return ""
     note = (
-        "How likely a seed of the row's algorithm does better at the end than a seed of the column's, ties counted by half"
-        f"{': mean over the environments that both were run in' if several else ''}; below it the 95 % percentile "
+        "How likely a seed of the row's algorithm does better at the end than a seed of the column's, ties counted by "
+        f"half{': mean over the environments that both were run in' if several else ''}; below it the 95 % percentile "
         f"bootstrap interval{', stratified by environment' if several else ''}. Few seeds make it too narrow."
     )
     parts = [_note(note), overall]
@@ -330,7 +330,8 @@ def _episodes(environments: Sequence[Environment], warn: Callable[[str], None]) 
 def _figure(line: Line, path: Path, data: bytes) -> str:
     source = "data:image/gif;base64," + base64.b64encode(data).decode()
     alternative = _text(f"An episode of {line.name}, animated")
-    return f'<figure><img src="{source}" alt="{alternative}"><figcaption>{_text(line.name)} · {_text(path)}</figcaption></figure>'
+    caption = f"<figcaption>{_text(line.name)} · {_text(path)}</figcaption>"
+    return f'<figure><img src="{source}" alt="{alternative}">{caption}</figure>'
 
 
 def _runs(runs: Iterable[Run]) -> str:
