@@ -12,7 +12,7 @@ from meigm_jax.report.content import Environment
 from meigm_jax.runs import curves
 from meigm_jax.runs.curves import Line, Measure
 
-NUMBERS = 100_000  # at most, of all curves: a page below 1 MB
+NUMBERS = 80_000  # at most, of all curves: a page below 1 MB
 POINTS = (50, 500)  # per curve, at least and at most
 DASHES = {"-": "", "--": "7 4", ":": "1.5 4", "-.": "9 4 1.5 4"}  # of matplotlib -> of SVG
 LONG_DASH = "12 3 2 3 2 3"

@@ -96,9 +96,9 @@ def _pools(name: str, members: Sequence[curves.Member], warn: Warn) -> list[tupl
         except ConfigError as error:
             warn(f"{name}, {', '.join(sorted({f'{member.run_dir}' for member in members}))}: left out: {error}")
             break
-        measured = [member for member in members if measure in curves.measures([member])]
-        pools.append((measure, curves.pool(measured, measure, warn)))
-        members = [member for member in members if member not in measured]
+        measured = [measure in curves.measures([member]) for member in members]
+        pools.append((measure, curves.pool(itertools.compress(members, measured), measure, warn)))
+        members = [member for member, done in zip(members, measured, strict=True) if not done]
     return pools
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -15,18 +14,26 @@ from typing import Any
 import meigm_jax
 from meigm_jax.report import MARK, chart, content
 from meigm_jax.report.content import Environment, Report, Run
+from meigm_jax.report.markup import (
+    SCROLLING,
+    Html,
+    count,
+    duration,
+    estimated,
+    forest,
+    items,
+    named,
+    note,
+    table,
+    text,
+)
 from meigm_jax.report.statistics import Estimate
 from meigm_jax.runs.curves import Line
 from meigm_jax.runs.logger import to_json
 
 HERE = Path(__file__).parent
-FOREST = 130, 18  # of a picture of an interval, pixels
 SHORT, TOLERANCE = "†", 0.02  # marks an evaluation after fewer env steps than another's
 FACTS = "meigm_jax jax jaxmarl device".split()  # of a run's versions
-
-
-class Html(str):
-    """Text that is HTML already; any other text is escaped when it enters a page."""
 
 
 def write(report: Report, title: str, notes: Sequence[str]) -> str:
@@ -39,7 +46,7 @@ def write(report: Report, title: str, notes: Sequence[str]) -> str:
         "differences": ("Configuration differences", _differences(report.environments)),
         "runs": ("Runs", _runs(report.runs.values())),
     }
-    sections["notes"] = "Left out", _list(left_out)
+    sections["notes"] = "Left out", items(left_out)
     there = {key: (name, body) for key, (name, body) in sections.items() if body}
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -47,18 +54,14 @@ def write(report: Report, title: str, notes: Sequence[str]) -> str:
     return Template((HERE / "page.html").read_text()).substitute(
         mark=MARK,
         script_hash=f"sha256-{digest}",
-        title=_text(title),
-        facts=_text(_facts(report)),
+        title=text(title),
+        facts=text(_facts(report)),
         navigation="\n".join(f'<a href="#{key}">{name}</a>' for key, name in links),
         style=(HERE / "page.css").read_text(),
         sections="\n".join(_section(key, name, body) for key, (name, body) in there.items()),
         data=to_json(chart.payload(report.environments)).replace("<", "\\u003c"),
         script=script,
     )
-
-
-def _text(value: Any) -> Html:
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
 def _section(key: str, name: str, body: str) -> str:
@@ -77,92 +80,6 @@ def _facts(report: Report) -> str:
     )
 
 
-def _cells(tag: str, row: Iterable[Any], numbers: Iterable[int] = ()) -> str:
-    numbers, scope = set(numbers), ' scope="col"' if tag == "th" else ""
-    cells = []
-    for k, cell in enumerate(row):
-        if tag == "td" and k == 0:
-            cells.append(f'<th scope="row" class="named">{_text(cell)}</th>')
-        else:
-            cells.append(f"<{tag}{scope}{' class="number"' if k in numbers else ''}>{_text(cell)}</{tag}>")
-    return "".join(cells)
-
-
-def _table(
-    head: Sequence[Any],
-    groups: Sequence[tuple[Any, Sequence[Sequence[Any]]]],
-    numbers: Iterable[int] = (),
-    style: str = "",
-) -> Html:
-    """A table whose rows may come in groups with a heading; the first column names the row."""
-    bodies = []
-    for heading, rows in groups:
-        top = (
-            f'<tr><th class="group" scope="rowgroup" colspan="{len(head)}">{_text(heading)}</th></tr>\n'
-            if heading
-            else ""
-        )
-        bodies.append(
-            "<tbody>\n" + top + "\n".join(f"<tr>{_cells('td', row, numbers)}</tr>" for row in rows) + "\n</tbody>"
-        )
-    opening = (
-        f'<div class="scroll" tabindex="0"><table class="{style}">'
-        if style
-        else '<div class="scroll" tabindex="0"><table>'
-    )
-    return Html(
-        f"{opening}\n<thead><tr>{_cells('th', head, numbers)}</tr></thead>\n{'\n'.join(bodies)}\n</table></div>"
-    )
-
-
-def _list(items: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(item)}</li>' for item in items)}</ul>" if items else ""
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{text}</p>'
-
-
-def _colours(look: dict[str, Any]) -> str:
-    light, dark = chart.colours(look)
-    return f'class="line" style="--light:{light};--dark:{dark}"'
-
-
-def _named(name: str, look: dict[str, Any]) -> Html:
-    """A line's name behind a sample of it."""
-    return Html(
-        f'<svg viewBox="0 0 34 12" aria-hidden="true" {_colours(look).replace("line", "sample line", 1)}>'
-        f'<line class="mean" x1="2" y1="6" x2="32" y2="6" stroke-dasharray="{chart.dashes(look)}"/></svg>{_text(name)}'
-    )
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:#.3g}".removesuffix(".") if abs(value) < 1000 else f"{value:.4g}"
-
-
-def _estimate(estimate: Estimate) -> Html:
-    interval = "" if math.isnan(estimate.low) else f"[{_number(estimate.low)}, {_number(estimate.high)}]"
-    return Html(f'{_number(estimate.value)} <span class="interval">{interval}</span>')
-
-
-def _forest(estimate: Estimate, limits: tuple[float, float], look: dict[str, Any] | None = None) -> Html:
-    """A picture of an estimate, between limits that all pictures of a group share."""
-    (width, height), (low, high) = FOREST, limits
-
-    def place(value: float) -> float:
-        return 6 + (width - 12) * (min(max((value - low) / (high - low), 0), 1) if high > low else 0.5)
-
-    shape = f'<circle class="dot" cx="{place(estimate.value):.1f}" cy="{height / 2}" r="4.5"/>'
-    if not math.isnan(estimate.low):
-        ends = f'x1="{place(estimate.low):.1f}" x2="{place(estimate.high):.1f}"'
-        shape = f'<line class="whisker" {ends} y1="{height / 2}" y2="{height / 2}"/>' + shape
-    rule = f'<line class="grid" x1="0" x2="{width}" y1="{height / 2}" y2="{height / 2}"/>'
-    colours = _colours(look) if look else 'class="line"'
-    return Html(
-        f'<svg class="forest" viewBox="0 0 {width} {height}" aria-hidden="true">{rule}<g {colours}>{shape}</g></svg>'
-    )
-
-
 def _limits(metric: str, estimates: Sequence[Estimate]) -> tuple[float, float]:
     if metric == "win_rate":
         return 0.0, 1.0
@@ -176,18 +93,20 @@ def _results(report: Report) -> str:
     if wins:
         head.insert(4, "return [95 %]")
     groups = [(_heading(env), _result_rows(env, report, wins)) for env in report.environments]
-    note = (
+    about = (
         "The last evaluation that all seeds have. Mean over seeds with the 95 % Student-t interval; IQM: interquartile "
         "mean (of fewer than four seeds the mean) with the 95 % percentile bootstrap interval over seeds, which is too "
         "narrow for a handful of seeds. Wall time and speed are of the runs, all of their seeds together."
     )
-    table = _table(head, groups, range(2, len(head)))
-    short = f" {SHORT} after fewer env steps than another algorithm in the same environment." if SHORT in table else ""
-    return _together(report.environments) + table + _note(note + short)
+    results = table(head, groups, range(2, len(head)))
+    short = (
+        f" {SHORT} after fewer env steps than another algorithm in the same environment." if SHORT in results else ""
+    )
+    return _together(report.environments) + results + note(about + short)
 
 
 def _heading(env: Environment) -> Html:
-    return Html(f"{_text(env.name)} <span>{_text(chart.words(env.measure))}</span>")
+    return Html(f"{text(env.name)} <span>{text(chart.words(env.measure))}</span>")
 
 
 def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]]:
@@ -196,46 +115,23 @@ def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]
     rows = []
     for line, look in zip(env.lines, env.looks, strict=True):
         if found := env.finals.get(line.name):
-            other = (
-                Html("")
-                if found.measure == env.measure
-                else Html(f' <span class="interval">{chart.words(found.measure)}</span>')
-            )
-            name = Html(_named(line.name, look) + other)
-            row = [name, _forest(found.mean, limits, look), _estimate(found.mean), _estimate(found.iqm)]
+            name = named(line.name, look)
+            if found.measure != env.measure:
+                name = Html(f'{name} <span class="interval">{text(chart.words(found.measure))}</span>')
+            row = [name, forest(found.mean, limits, look), estimated(found.mean), estimated(found.iqm)]
             if wins:
-                returns = content.final(line, env.measure._replace(metric="return"))
-                row.append(_estimate(returns.mean) if returns and env.measure.metric == "win_rate" else "–")
+                returns = content.final(line, found.measure._replace(metric="return"))
+                row.append(estimated(returns.mean) if returns and found.measure.metric == "win_rate" else "–")
             mark = SHORT if found.env_steps < longest * (1 - TOLERANCE) else ""
-            row += [
-                len(found.values),
-                _steps(found.env_steps) + mark,
-                *_cost([report.runs[path] for path in content.runs_of(line)]),
-            ]
-            rows.append(row)
+            runs = [report.runs[path] for path in content.runs_of(line)]
+            rows.append([*row, len(found.values), count(found.env_steps) + mark, *_cost(runs)])
     return rows
 
 
 def _cost(runs: Sequence[Run]) -> list[str]:
     """Wall time of the runs, and their mean speed as far as they are complete."""
     speeds = [speed for run in runs if (speed := run.summary.get("env_steps_per_second"))]
-    return [_time(sum(run.wall_time for run in runs)), _steps(sum(speeds) / len(speeds)) if speeds else "–"]
-
-
-def _steps(count: float) -> str:
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return f"{count:.0f}"
-
-
-def _time(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "–"
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+    return [duration(sum(run.wall_time for run in runs)), count(sum(speeds) / len(speeds)) if speeds else "–"]
 
 
 def _together(environments: Sequence[Environment]) -> str:
@@ -245,13 +141,13 @@ def _together(environments: Sequence[Environment]) -> str:
         return ""
     looks = {line.name: look for env in comparable for line, look in zip(env.lines, env.looks, strict=True)}
     rows = [
-        [_named(name, looks[name]), _forest(found, (0, 1), looks[name]), _estimate(found)]
+        [named(name, looks[name]), forest(found, (0, 1), looks[name]), estimated(found)]
         for name, found in estimates.items()
     ]
     names = ", ".join(env.name for env in comparable)
-    heading = Html(f"Together <span>win rate in {_text(names)}</span>")
-    note = "IQM of the seeds of all these environments, with its 95 % bootstrap interval, stratified by environment."
-    return _table(["algorithm", "", "IQM [95 %]"], [(heading, rows)], [2]) + _note(note)
+    heading = Html(f"Together <span>win rate in {text(names)}</span>")
+    about = "IQM of the seeds of all these environments, with its 95 % bootstrap interval, stratified by environment."
+    return table(["algorithm", "", "IQM [95 %]"], [(heading, rows)], [2]) + note(about)
 
 
 def _improvement(environments: Sequence[Environment]) -> str:
@@ -260,15 +156,15 @@ def _improvement(environments: Sequence[Environment]) -> str:
     overall = _matrix(environments, several)
     if not overall:
         return ""
-    note = (
+    about = (
         "How likely a seed of the row's algorithm does better at the end than a seed of the column's, ties counted by "
         f"half{': mean over the environments that both were run in' if several else ''}; below it the 95 % percentile "
         f"bootstrap interval{', stratified by environment' if several else ''}. Few seeds make it too narrow."
     )
-    parts = [_note(note), overall]
+    parts = [note(about), overall]
     for env in environments if several else ():
         if matrix := _matrix([env], False):
-            parts.append(f"<details><summary>{_text(env.name)}</summary>{matrix}</details>")
+            parts.append(f"<details><summary>{text(env.name)}</summary>{matrix}</details>")
     return "\n".join(parts)
 
 
@@ -279,10 +175,10 @@ def _matrix(environments: Sequence[Environment], several: bool) -> str:
     lines = []
     for x in names:
         cells = [_better(*found[x, y], several) if (x, y) in found else "<td></td>" for y in names]
-        lines.append(f'<tr><th scope="row" class="named">{_text(x)}</th>{"".join(cells)}</tr>')
-    head = "".join(f'<th scope="col">{_text(y)}</th>' for y in names)
+        lines.append(f'<tr><th scope="row" class="named">{text(x)}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col">{text(y)}</th>' for y in names)
     return (
-        '<div class="scroll" tabindex="0"><table class="matrix"><thead><tr><th scope="col">better than …</th>'
+        f'{SCROLLING}<table class="matrix"><thead><tr><th scope="col">better than …</th>'
         f"{head}</tr></thead>\n<tbody>{'\n'.join(lines)}</tbody></table></div>"
     )
 
@@ -293,29 +189,29 @@ def _better(estimate: Estimate, environments: int, several: bool) -> str:
     interval = (
         "" if math.isnan(estimate.low) else f'<span class="interval">{estimate.low:.2f}–{estimate.high:.2f}</span>'
     )
-    count = f'<span class="interval">{environments} env.</span>' if several else ""
-    return f'<td class="{side}" style="--tint:{tint:.2f}">{estimate.value:.2f}{interval}{count}</td>'
+    where = f'<span class="interval">{environments} env.</span>' if several else ""
+    return f'<td class="{side}" style="--tint:{tint:.2f}">{estimate.value:.2f}{interval}{where}</td>'
 
 
 def _differences(environments: Sequence[Environment]) -> str:
     alike: dict[str, list[str]] = {}  # table -> environments
     for env in environments:
         if found := content.differences(env):
-            head = ["key", *map(_named, (line.name for line in env.lines), env.looks)]
+            head = ["key", *map(named, (line.name for line in env.lines), env.looks)]
             alike.setdefault(_values(head, found), []).append(env.name)
-    parts = [f"<h3>{_text(', '.join(names))}</h3>{table}" for table, names in alike.items()]
+    parts = [f"<h3>{text(', '.join(names))}</h3>{values}" for values, names in alike.items()]
     if found := content.differences_between(environments):
         parts.append(f"<h3>Between environments</h3>{_values(['key', *(env.name for env in environments)], found)}")
-    return _note("Only the keys whose values differ.") + "\n".join(parts) if parts else ""
+    return note("Only the keys whose values differ.") + "\n".join(parts) if parts else ""
 
 
 def _values(head: Sequence[Any], found: dict[str, list[str | None]]) -> Html:
     def shown(value: str | None) -> Html:
         missing = '<span class="missing">–</span>'
-        return Html(missing if value is None else f'<span class="value">{_text(value)}</span>')
+        return Html(missing if value is None else f'<span class="value">{text(value)}</span>')
 
-    rows = [[Html(f'<span class="key">{_text(key)}</span>'), *map(shown, values)] for key, values in found.items()]
-    return _table(head, [(None, rows)])
+    rows = [[Html(f'<span class="key">{text(key)}</span>'), *map(shown, values)] for key, values in found.items()]
+    return table(head, [(None, rows)])
 
 
 def _episodes(environments: Sequence[Environment], warn: Callable[[str], None]) -> str:
@@ -323,14 +219,14 @@ def _episodes(environments: Sequence[Environment], warn: Callable[[str], None]) 
     for env in environments:
         if figures := [_figure(*found) for found in content.gifs(env, warn)]:
             body = f'<div class="episodes">{"".join(figures)}</div>'
-            parts.append(f'<details class="moving" open><summary>{_text(env.name)}</summary>{body}</details>')
+            parts.append(f'<details class="moving" open><summary>{text(env.name)}</summary>{body}</details>')
     return "\n".join(parts)
 
 
 def _figure(line: Line, path: Path, data: bytes) -> str:
     source = "data:image/gif;base64," + base64.b64encode(data).decode()
-    alternative = _text(f"An episode of {line.name}, animated")
-    caption = f"<figcaption>{_text(line.name)} · {_text(path)}</figcaption>"
+    alternative = text(f"An episode of {line.name}, animated")
+    caption = f"<figcaption>{text(line.name)} · {text(path)}</figcaption>"
     return f'<figure><img src="{source}" alt="{alternative}">{caption}</figure>'
 
 
@@ -339,14 +235,10 @@ def _runs(runs: Iterable[Run]) -> str:
     rows = []
     for run in sorted(runs):
         compiling, memory = run.summary.get("compile_seconds"), run.summary.get("peak_memory_bytes")
-        row = [Html(f"<code>{_text(run.path)}</code>"), run.env, run.algo, _seeds(run.seeds), _steps(run.env_steps)]
-        row += [
-            _time(run.wall_time),
-            _time(compiling) if compiling else "–",
-            f"{memory / 1e9:.2f} GB" if memory else "–",
-        ]
+        row = [Html(f"<code>{text(run.path)}</code>"), run.env, run.algo, _seeds(run.seeds), count(run.env_steps)]
+        row += [duration(run.wall_time), duration(compiling or math.nan), f"{memory / 1e9:.2f} GB" if memory else "–"]
         rows.append([*row, *(run.versions.get(fact, "–") for fact in FACTS), _state(run)])
-    return _table(head, [(None, rows)], [4, 5, 6, 7], "small")
+    return table(head, [(None, rows)], [4, 5, 6, 7], "small")
 
 
 def _seeds(seeds: Sequence[int]) -> str:

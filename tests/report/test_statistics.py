@@ -1,4 +1,4 @@
-"""Interquartile mean, probability of improvement and their intervals: by hand, by brute force, and as rliable has them."""
+"""Interquartile mean, probability of improvement and their intervals: by hand, by counting, and as rliable has them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def test_a_seed_of_x_is_better_as_often_as_among_all_pairs():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(*[st.lists(st.integers(0, 3), min_size=1, max_size=4)] * 2), min_size=1, max_size=3))
 def test_improvement_is_what_counting_gives(environments):
-    counted = [
-        np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(x, y)]) for x, y in environments
-    ]
+    counted = [np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(x, y)]) for x, y in environments]
     found = improvement([(np.array(x, float), np.array(y, float)) for x, y in environments])
     assert found.value == pytest.approx(np.mean(counted))
     few = any(len(scores) < 2 for pair in environments for scores in pair)
