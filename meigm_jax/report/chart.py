@@ -53,7 +53,8 @@ def colours(look: dict[str, Any]) -> tuple[str, str]:
 
     light = np.array(to_rgb(look["color"]))
     mixed = (light + (1 - light) * white for white in np.linspace(0, 1, 21))
-    return to_hex(light), to_hex(next(each for each in mixed if (_luminance(each) + 0.05) / (DARK + 0.05) >= CONTRAST))
+    dark = next(each for each in mixed if (_luminance(each) + 0.05) / (DARK + 0.05) >= CONTRAST)
+    return to_hex(light.tolist()), to_hex(dark.tolist())
 
 
 def dashes(look: dict[str, Any]) -> str:

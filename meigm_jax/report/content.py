@@ -19,11 +19,12 @@ from meigm_jax.runs import curves
 from meigm_jax.runs.curves import Line, Measure
 
 Warn = Callable[[str], None]
+COSTS = "env_steps_per_second compile_seconds peak_memory_bytes".split()  # in summary.json
 MAX_GIF = 4_000_000  # bytes of one; `evaluate` keeps to 1 MB
 
 
 class Run(NamedTuple):
-    """A run directory: its config.yaml, and its summary.json, which is empty before the run is complete."""
+    """A run directory."""
 
     path: Path
     env: str
@@ -32,7 +33,7 @@ class Run(NamedTuple):
     env_steps: int
     wall_time: float  # seconds
     versions: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any]  # empty before the run is complete
 
 
 class Final(NamedTuple):
@@ -93,8 +94,9 @@ def _pools(name: str, members: Sequence[curves.Member], warn: Warn) -> list[tupl
     while members:
         try:
             measure = curves.choose(members)
-        except ConfigError as error:
-            warn(f"{name}, {', '.join(sorted({f'{member.run_dir}' for member in members}))}: left out: {error}")
+        except ConfigError:
+            runs = dict.fromkeys(f"{member.run_dir}" for member in members)
+            warn(f"{name}: no win rate and no return, left out: {', '.join(runs)}")
             break
         measured = [measure in curves.measures([member]) for member in members]
         pools.append((measure, curves.pool(itertools.compress(members, measured), measure, warn)))
@@ -110,6 +112,7 @@ def _place(measure: Measure) -> tuple[Any, ...]:
 
 
 def _run(path: Path, members: Sequence[curves.Member], warn: Warn) -> Run:
+    versions = yaml.safe_load((path / "config.yaml").read_text()).get("versions")
     last = max((row for member in members for row in member.rows), key=lambda row: row["env_steps"])
     return Run(
         path=path,
@@ -118,22 +121,23 @@ def _run(path: Path, members: Sequence[curves.Member], warn: Warn) -> Run:
         seeds=tuple(dict.fromkeys(member.seed for member in members)),
         env_steps=last["env_steps"],
         wall_time=float(last.get("wall_time") or math.nan),
-        versions=yaml.safe_load((path / "config.yaml").read_text()).get("versions") or {},
+        versions=versions if isinstance(versions, Mapping) else {},
         summary=_summary(path / "summary.json", warn),
     )
 
 
 def _summary(path: Path, warn: Warn) -> dict[str, Any]:
-    """Empty where the run is not complete: where there is no summary, or it was not finished."""
+    """Its costs, NaN where unknown, and seed -> what became non-finite; empty where the run is not complete."""
     try:
         found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
+        for key in COSTS:
+            found[key] = float(found.get(key) or math.nan)
+        found["seeds"] = {seed["seed"]: seed.get("non_finite") for seed in found["seeds"]}
         return found
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        warn(f"{path} cannot be read: {error}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warn(f"{path} cannot be read: {type(error).__name__}: {error}")
         return {}
 
 

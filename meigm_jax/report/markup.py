@@ -108,7 +108,7 @@ def count(steps: float) -> str:
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if steps >= unit:
             return f"{steps / unit:.3g} {name}"
-    return f"{steps:.0f}"
+    return "–" if math.isnan(steps) else f"{steps:.0f}"
 
 
 def duration(seconds: float) -> str:

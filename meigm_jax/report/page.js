@@ -112,7 +112,7 @@ class Chart {
     const curves = environment.curves[measure] || [];
     return environment.lines
       .map((line, k) => ({line, x: axes?.[k][view.x], ...curves[k]}))
-      .filter((each) => each.mean && !view.hidden.has(each.line.name));
+      .filter((each) => each.mean && each.x.every((x) => x !== null) && !view.hidden.has(each.line.name));
   }
 
   draw() {

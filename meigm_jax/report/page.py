@@ -118,7 +118,7 @@ def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]
             name = named(line.name, look)
             if found.measure != env.measure:
                 name = Html(f'{name} <span class="interval">{text(chart.words(found.measure))}</span>')
-            row = [name, forest(found.mean, limits, look), estimated(found.mean), estimated(found.iqm)]
+            row: list[Any] = [name, forest(found.mean, limits, look), estimated(found.mean), estimated(found.iqm)]
             if wins:
                 returns = content.final(line, found.measure._replace(metric="return"))
                 row.append(estimated(returns.mean) if returns and found.measure.metric == "win_rate" else "–")
@@ -130,8 +130,8 @@ def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]
 
 def _cost(runs: Sequence[Run]) -> list[str]:
     """Wall time of the runs, and their mean speed as far as they are complete."""
-    speeds = [speed for run in runs if (speed := run.summary.get("env_steps_per_second"))]
-    return [duration(sum(run.wall_time for run in runs)), count(sum(speeds) / len(speeds)) if speeds else "–"]
+    speeds = [run.summary["env_steps_per_second"] for run in runs if run.summary]
+    return [duration(sum(run.wall_time for run in runs)), count(sum(speeds) / len(speeds) if speeds else math.nan)]
 
 
 def _together(environments: Sequence[Environment]) -> str:
@@ -234,9 +234,9 @@ def _runs(runs: Iterable[Run]) -> str:
     head = ["run", "env", "algo", "seeds", "env steps", "wall time", "compiling", "memory", *FACTS, "state"]
     rows = []
     for run in sorted(runs):
-        compiling, memory = run.summary.get("compile_seconds"), run.summary.get("peak_memory_bytes")
+        _, compiling, memory = (run.summary.get(cost, math.nan) for cost in content.COSTS)
         row = [Html(f"<code>{text(run.path)}</code>"), run.env, run.algo, _seeds(run.seeds), count(run.env_steps)]
-        row += [duration(run.wall_time), duration(compiling or math.nan), f"{memory / 1e9:.2f} GB" if memory else "–"]
+        row += [duration(run.wall_time), duration(compiling), "–" if math.isnan(memory) else f"{memory / 1e9:.2f} GB"]
         rows.append([*row, *(run.versions.get(fact, "–") for fact in FACTS), _state(run)])
     return table(head, [(None, rows)], [4, 5, 6, 7], "small")
 
@@ -250,5 +250,5 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _state(run: Run) -> str:
     if not run.summary:
         return "not complete"
-    bad = [str(seed.get("seed")) for seed in run.summary.get("seeds", ()) if seed.get("non_finite")]
+    bad = [str(seed) for seed, problem in run.summary["seeds"].items() if problem]
     return f"not finite: seed {', '.join(bad)}" if bad else "complete"

@@ -20,6 +20,7 @@ from meigm_jax.runs.logger import Row, metric_keys
 
 # What belongs to a run and does not tell one configuration from another.
 RUN_ONLY = "seed seeds run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
+ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
 RESAMPLES = 2000  # of the bootstrap
 TRIM = 0.25  # at each end: the interquartile mean
 
@@ -102,6 +103,8 @@ def read_members(run_dir: Path) -> list[Member]:
         written = (run_dir / "metrics.jsonl").stat().st_mtime
         rows_of: dict[int, list[Row]] = {}
         for row in read_rows(run_dir):
+            if missing := ABOUT - set(row):
+                raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
             rows_of.setdefault(row["member"], []).append(row)
         return [
             Member(

@@ -230,6 +230,27 @@ def test_an_algorithm_that_was_judged_by_another_policy_is_kept_apart():
     assert page.table("better than …")[0] == ["better than …", "me_qmix", "qmix"]
 
 
+@pytest.mark.parametrize("value", [None, float("inf"), "a word"])
+def test_a_run_without_a_finite_return_is_left_out_with_a_warning(value, capsys):
+    metrics = Path("runs/smax_3m/qmix/0/metrics.jsonl")
+    rows = [json.loads(line) | {"win_rate": value, "return": value} for line in metrics.read_text().splitlines()[:-1]]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = parsed("runs/smax_3m")
+    message = "smax_3m: no win rate and no return, left out: runs/smax_3m/qmix/0"
+    assert capsys.readouterr().err == f"warning: {message}\n" and message in page.text
+
+
+def test_members_of_a_sweep_over_hyperparameters_are_lines_of_their_own():
+    metrics = Path("runs/smax_3m/qmix/0/metrics.jsonl")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()[:-1]]
+    rows = [row | {"hyper": {"learning_rate": 0.1 * (1 + row["member"])}} for row in rows]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = parsed("runs/smax_3m")
+    names = ["me_qmix", *(f"qmix learning_rate={rate}" for rate in (0.1, 0.2, 0.3))]
+    assert page.table("key", "me_qmix") == [["key", *names], ["hyper.learning_rate", "–", "0.1", "0.2", "0.3"]]
+    assert [line["name"] for line in page_data()["environments"][0]["lines"]] == names
+
+
 def test_curves_have_gaps_where_there_is_no_value():
     parsed("runs/smax_3m")
     found = page_data()
