@@ -70,7 +70,9 @@ def test_every_block_and_every_command_is_accounted_for():
     assert {text for language, text in BLOCKS if language == "bash"} == {ARRAY}
     assert {text for language, text in BLOCKS if language == "python"} == {SNIPPET, LOADING, HYDRA_APP}
     elsewhere = [words for words in COMMANDS if words[:2] != START]
-    assert len(COMMANDS) == len(elsewhere) + sum(len(arguments_of(name)) for name in ("train", "evaluate", "plot", "report"))
+    assert len(COMMANDS) == len(elsewhere) + sum(
+        len(arguments_of(name)) for name in ("train", "evaluate", "plot", "report")
+    )
     for words in elsewhere:
         assert any(shlex.join(words).startswith(known) for known in ELSEWHERE), shlex.join(words)
     ci, makefile = (ROOT / ".ci/run").read_text().splitlines(), (ROOT / "Makefile").read_text()

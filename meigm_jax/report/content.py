@@ -84,7 +84,8 @@ def _environment(name: str, members: Sequence[curves.Member], warn: Warn) -> Env
     rank = ranks(lines)
     lines = sorted(lines, key=lambda line: rank[line.algo])
     shown = curves.measures(member for line in lines for member in line.members)
-    finals = {line.name: found for measure, pool in pools for line in pool if (found := final(line, measure))}
+    measure_of = {line.name: measure for measure, pool in pools for line in pool}
+    finals = {line.name: found for line in lines if (found := final(line, measure_of[line.name]))}
     return Environment(name, pools[0][0], sorted(shown, key=_place), lines, looks(lines), finals)
 
 

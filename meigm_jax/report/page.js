@@ -34,6 +34,10 @@ function sample(line) {
   return coloured(svg("svg", {class: "sample", viewBox: "0 0 34 12", "aria-hidden": "true"}, stroke), line);
 }
 
+function seedsOf(line) {
+  return `${line.seeds.length} seed${line.seeds.length > 1 ? "s" : ""}`;
+}
+
 // -- Numbers ----------------------------------------------------------------------------------------------------------
 
 function short(value) {
@@ -79,6 +83,8 @@ class Chart {
   constructor(environment, k) {
     this.environment = environment;
     this.clip = `clip${k}`;
+    const counts = new Set(environment.lines.map(seedsOf));
+    this.seeds = counts.size === 1 ? `, ${[...counts][0]}` : "";  // in the title, where all lines have as many
     this.what = element("span");
     this.plot = element("div", {class: "plot", tabindex: 0, role: "group"});
     this.tip = element("div", {class: "tip", role: "status", hidden: ""});
@@ -94,8 +100,8 @@ class Chart {
   }
 
   toggle(line) {
-    const few = element("span", {class: "few"}, `${line.seeds.length} seed${line.seeds.length > 1 ? "s" : ""}`);
-    const button = element("button", {type: "button", "aria-pressed": "true"}, sample(line), line.name, few);
+    const button = element("button", {type: "button", "aria-pressed": "true"}, sample(line), line.name);
+    if (!this.seeds) button.append(element("span", {class: "few"}, seedsOf(line)));
     button.dataset.line = line.name;
     button.addEventListener("click", () => {
       if (!view.hidden.delete(line.name)) view.hidden.add(line.name);
@@ -119,7 +125,7 @@ class Chart {
     const {environment, plot} = this;
     const measure = view.measure || environment.measure;
     for (const button of this.legend.children) button.setAttribute("aria-pressed", !view.hidden.has(button.dataset.line));
-    this.what.textContent = measure.replace(/^(.*): (.*)$/, (_, rows, metric) => `${metric.replaceAll("_", " ")}, ${rows}`);
+    this.what.textContent = measure.replace(/^(.*): (.*)$/, (_, rows, metric) => `${metric.replaceAll("_", " ")}, ${rows}${this.seeds}`);
     this.width = plot.clientWidth;
     this.height = Math.round(Math.max(220, Math.min(380, this.width * 0.5)));
     this.lines = this.series();

@@ -153,25 +153,27 @@ def _together(environments: Sequence[Environment]) -> str:
 def _improvement(environments: Sequence[Environment]) -> str:
     """A matrix over all environments, and one for each of them."""
     several = len(environments) > 1
-    overall = _matrix(environments, several)
+    overall = _matrix(environments)
     if not overall:
         return ""
+    mean = f": mean over the environments that both were run in, all {len(environments)} where no number is given"
     about = (
         "How likely a seed of the row's algorithm does better at the end than a seed of the column's, ties counted by "
-        f"half{': mean over the environments that both were run in' if several else ''}; below it the 95 % percentile "
-        f"bootstrap interval{', stratified by environment' if several else ''}. Few seeds make it too narrow."
+        f"half{mean if several else ''}; below it the 95 % percentile bootstrap interval"
+        f"{', stratified by environment' if several else ''}. Few seeds make it too narrow."
     )
     parts = [note(about), overall]
     for env in environments if several else ():
-        if matrix := _matrix([env], False):
+        if matrix := _matrix([env]):
             parts.append(f"<details><summary>{text(env.name)}</summary>{matrix}</details>")
     return "\n".join(parts)
 
 
-def _matrix(environments: Sequence[Environment], several: bool) -> str:
+def _matrix(environments: Sequence[Environment]) -> str:
     names, found = content.improvements(environments)
     if not found:
         return ""
+    several = {shared for _, shared in found.values()} != {len(environments)}  # cells then tell how many
     lines = []
     for x in names:
         cells = [_better(*found[x, y], several) if (x, y) in found else "<td></td>" for y in names]

@@ -69,6 +69,11 @@ def test_every_curve_is_drawn_where_its_values_are(page: Page):
     assert page.run(DRAWN.format(".mean")) == [4, 6]  # and as many samples in the legends
     assert page.run(DRAWN.format("path.mean")) == page.run(DRAWN.format("path.band")) == [2, 3]
     assert page.run(DRAWN.format("path.seed")) == [0, 0]
+    titles = page.run("[...document.querySelectorAll('.chart figcaption')].map((title) => title.textContent)")
+    assert titles == [
+        "matrix_gamereturn, evaluation, greedy policy, 3 seeds",
+        "smax_3mwin rate, evaluation, greedy policy",  # here the legend tells how many, as they differ
+    ]
     place = "(x, y) => {{ const chart = charts[1]; return [chart.toX(x), chart.toY(y)]; }}"
     d = page.run(f"document.querySelector('{SMAX} [data-line=qmix] path.mean').getAttribute('d')")
     drawn = [[float(each) for each in point.split(",")] for point in d[1:].replace("h0", "").split("L")]
