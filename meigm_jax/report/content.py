@@ -91,7 +91,7 @@ def _environment(name: str, members: Sequence[curves.Member], warn: Warn) -> Env
 
 def _pools(name: str, members: Sequence[curves.Member], warn: Warn) -> list[tuple[Measure, list[Line]]]:
     """The lines that can be judged by the best measure that there is, then by the best for the others, and so on."""
-    pools = []
+    pools: list[tuple[Measure, list[Line]]] = []
     while members:
         try:
             measure = curves.choose(members)
@@ -100,7 +100,13 @@ def _pools(name: str, members: Sequence[curves.Member], warn: Warn) -> list[tupl
             warn(f"{name}: no win rate and no return, left out: {', '.join(runs)}")
             break
         measured = [measure in curves.measures([member]) for member in members]
-        pools.append((measure, curves.pool(itertools.compress(members, measured), measure, warn)))
+        taken = {line.name for _, pool in pools for line in pool}
+        lines = curves.pool(itertools.compress(members, measured), measure, warn)
+        kind = f"({measure.policy or 'training'})"
+        lines = [
+            line._replace(differs=f"{line.differs} {kind}".strip()) if line.name in taken else line for line in lines
+        ]
+        pools.append((measure, lines))
         members = [member for member, done in zip(members, measured, strict=True) if not done]
     return pools
 
@@ -128,12 +134,12 @@ def _run(path: Path, members: Sequence[curves.Member], warn: Warn) -> Run:
 
 
 def _summary(path: Path, warn: Warn) -> dict[str, Any]:
-    """Its costs, NaN where unknown, and seed -> what became non-finite; empty where the run is not complete."""
+    """Its costs, NaN where unknown, and the seeds that became non-finite; empty where the run is not complete."""
     try:
         found = json.loads(path.read_text())
         for key in COSTS:
             found[key] = float(found.get(key) or math.nan)
-        found["seeds"] = {seed["seed"]: seed.get("non_finite") for seed in found["seeds"]}
+        found["non_finite"] = list(dict.fromkeys(seed["seed"] for seed in found["seeds"] if seed.get("non_finite")))
         return found
     except FileNotFoundError:
         return {}

@@ -252,5 +252,5 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _state(run: Run) -> str:
     if not run.summary:
         return "not complete"
-    bad = [str(seed) for seed, problem in run.summary["seeds"].items() if problem]
-    return f"not finite: seed {', '.join(bad)}" if bad else "complete"
+    bad = map(str, run.summary["non_finite"])
+    return f"not finite: seed {', '.join(bad)}" if run.summary["non_finite"] else "complete"

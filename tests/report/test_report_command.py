@@ -251,6 +251,16 @@ def test_members_of_a_sweep_over_hyperparameters_are_lines_of_their_own():
     assert [line["name"] for line in page_data()["environments"][0]["lines"]] == names
 
 
+def test_a_run_that_has_not_been_evaluated_yet_is_kept_apart():
+    write_run(Path("runs/smax_3m/qmix/1"), "smax_3m", "qmix")
+    metrics = Path("runs/smax_3m/qmix/1/metrics.jsonl")
+    lines = [line for line in metrics.read_text().splitlines(keepends=True) if '"train"' in line]
+    metrics.write_text("".join(lines).replace('"win_rate": ', '"win_rate": 0.5, "was": '))
+    page = parsed("runs/smax_3m")
+    assert page.row("qmix", "mean [95 %]")[2].startswith("0.400 [")
+    assert page.row("qmix (training) win rate in training", "mean [95 %]")[2] == "0.500 [0.500, 0.500]"
+
+
 def test_curves_have_gaps_where_there_is_no_value():
     parsed("runs/smax_3m")
     found = page_data()
