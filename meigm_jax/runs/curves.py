@@ -20,9 +20,9 @@ from meigm_jax.runs.logger import Row, metric_keys
 
 # What belongs to a run and does not tell one configuration from another.
 RUN_ONLY = "seed seeds run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
-ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
 RESAMPLES = 2000  # of the bootstrap
 TRIM = 0.25  # at each end: the interquartile mean
+ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
 
 
 class Member(NamedTuple):
