@@ -87,7 +87,7 @@ SETTLING = 16  # times that overlapping units are pushed apart before an episode
 
 def damage(new: str | None, kind: str) -> float:
     """What one attack of the unit `new` takes from a unit of `kind` in its splash."""
-    return DAMAGE.get(new, (0.0, 0.0))[kind in LIGHT]
+    return DAMAGE[new][kind in LIGHT] if new in DAMAGE else 0.0
 
 
 class NineUnits(SMAX):

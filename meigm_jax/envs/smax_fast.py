@@ -47,6 +47,17 @@ class Traits(NamedTuple):
     splash_damage: Array  # taken from one such attack
 
 
+COLUMNS = (  # of Traits, as SMAX calls them
+    ("velocity", "velocities"),
+    ("attack", "attacks"),
+    ("attack_range", "attack_ranges"),
+    ("sight_range", "sight_ranges"),
+    ("radius", "radiuses"),
+    ("health", "health"),
+    ("weapon_cooldown", "weapon_cooldowns"),
+)
+
+
 class Units(NamedTuple):
     """What changes within a step, [U, B] each."""
 
@@ -72,7 +83,8 @@ def draw(smax: Any, key: Array) -> Draws:
     key, k_enemy = jax.random.split(key)
 
     def tick(key: Array, _: None) -> tuple[Array, Array]:
-        return tuple(jax.random.split(key))
+        key, k_tick = jax.random.split(key)
+        return key, k_tick
 
     _, keys = jax.lax.scan(tick, key, length=smax.world_steps_per_env_step)
     keys = jax.vmap(lambda key: jax.random.split(key, smax.num_allies + smax.num_enemies))(keys)
@@ -148,16 +160,21 @@ def _advance(smax: Any, draws: Draws, env_state: Any, action: Array) -> tuple[An
 
 def _traits(smax: Any, types: Array) -> Traits:
     """The types' columns, by unit. On JaxMARL's own maps with fixed types they are constants."""
-    if smax.scenario is not None and not smax.smacv2_unit_type_generation:
-        fixed = np.asarray(smax.scenario)[:, None]
-        of = lambda values: jnp.asarray(np.asarray(values)[fixed])  # noqa: E731
-    else:
-        of = functools.partial(of_type, types)
-    names = ("velocities", "attacks", "attack_ranges", "sight_ranges", "radiuses", "health", "weapon_cooldowns")
-    columns = [of(np.asarray(getattr(smax, f"unit_type_{name}"), np.float32)) for name in names]
+    fixed = smax.scenario is not None and not smax.smacv2_unit_type_generation
+    of = functools.partial(_of_map, np.asarray(smax.scenario)) if fixed else functools.partial(of_type, types)
+    columns = {name: of(np.asarray(getattr(smax, f"unit_type_{of_types}"), np.float32)) for name, of_types in COLUMNS}
     kinds, new = np.array(smax.unit_type_names), _new(smax)
-    splash = np.array([new_units.damage(new, kind) for kind in kinds], np.float32)
-    return Traits(*columns, of(kinds == "medivac"), of((kinds == new) & (kinds != "medivac")), of(splash))
+    return Traits(
+        **columns,
+        heals=of(kinds == "medivac"),
+        bursts=of((kinds == new) & (kinds != "medivac")),
+        splash_damage=of(np.array([new_units.damage(new, kind) for kind in kinds], np.float32)),
+    )
+
+
+def _of_map(types: np.ndarray, values: np.ndarray) -> Array:
+    """values[types] as a constant, [U, 1]."""
+    return jnp.asarray(values[types][:, None])
 
 
 def of_type(types: Array, values: np.ndarray) -> Array:
@@ -252,8 +269,7 @@ def _splash(smax: Any, traits: Traits, orders: Orders, units: Units, fired: Arra
     """Health after what the colossi or banelings that `fired` do to the other team; a baneling dies of it."""
     number = jnp.arange(len(health))[:, None]
     bursts = _new(smax) == "baneling"
-    if not bursts:
-        target_x, target_y = _pick(units.x, orders.aim), _pick(units.y, orders.aim)
+    target_x, target_y = _pick(units.x, orders.aim), _pick(units.y, orders.aim)
     hits = jnp.zeros_like(health)
     for i in range(len(health)):
         exposed = units.alive & ((number < smax.num_allies) != (i < smax.num_allies))
