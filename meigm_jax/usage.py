@@ -74,7 +74,7 @@ TITLES = {
     "algo": "Algorithms (algo=NAME; several with commas)",
     "experiment": "Experiments (+experiment=NAME): values that belong together",
 }
-RESUME = "continue the run, or the runs of a sweep, in PATH: no +env; total_env_steps, devices, log, checkpoint, wandb may change"
+RESUME = "continue the run, or several, in PATH: no +env; total_env_steps, devices, log, checkpoint, wandb may change"
 EXAMPLES = """\
   python -m meigm_jax.train +env=smax_5v5                                    # ME-QMIX, the default algorithm
   python -m meigm_jax.train +env=smax_5v5 algo=qmix seeds=4 total_env_steps=1e7

@@ -65,7 +65,7 @@ def check(config: Config, resume: Path | None = None) -> None:
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
-    """Train all members of `config` to the end, in a new run directory or on from `resume`; the content of summary.json.
+    """Train all members of `config` to the end, in a new run directory or on from `resume`; what summary.json says.
 
     `config` must then be the run's own but for total_env_steps, devices, checkpoint, log and wandb. Without any
     completed checkpoint the run starts again at its beginning. Raises ConfigError before anything is written;
@@ -111,7 +111,7 @@ def _begin(
     restored = checkpoints.restore(state, lambda text: print(f"warning: {text}", flush=True))
     if restored is None:
         metrics.cut(0)
-        return state, Progress.start(num_members(config)), checkpoints
+        return state, Progress.start(num_members(config), len(grid(config))), checkpoints
     state, host = restored
     metrics.cut(host["metrics_bytes"])
     print(f"resumed at {host['env_steps']} env steps: {run_dir}", flush=True)
@@ -188,9 +188,11 @@ def _table_of(values: Sequence[float], what: str, config: Config) -> list[str]:
         each = [f"{config.seed + k:6}   {value:.4g}" for k, value in enumerate(values)]
         return [f"  seed   {what}", *each, f"  mean   {means[0]:.4g}"]
     over = f", mean of {config.seeds} seeds" if config.seeds > 1 else ""
-    rows = [[*map(in_words, point.values()), f"{mean:.4g}"] for point, mean in zip(grid(config), means, strict=True)]
-    rows.insert(0, [*config.sweep, what + over])
-    return ["  " + "   ".join([*(c.rjust(len(name)) for c, name in zip(row, config.sweep)), row[-1]]) for row in rows]
+    widths = {name: max(map(len, [name, *map(in_words, values)])) for name, values in config.sweep.items()}
+    lines = ["   ".join(["", *(name.rjust(width) for name, width in widths.items()), what + over])]
+    for point, mean in zip(grid(config), means, strict=True):
+        lines.append("   ".join(["", *(in_words(point[name]).rjust(w) for name, w in widths.items()), f"{mean:.4g}"]))
+    return lines
 
 
 @dataclass
@@ -333,13 +335,18 @@ class Run:
         for member, final in enumerate(finals):
             if final[metric] > self.progress.best[member].get(metric, -math.inf):
                 self.progress.best[member] = {"policy": self.policy, **final}
-        score = sum(final[metric] for final in finals) / len(finals)
-        if not score > (-math.inf if self.progress.best_score is None else self.progress.best_score):
+        before = self.progress.best_scores
+        scores = np.reshape([final[metric] for final in finals], (-1, self.config.seeds)).mean(axis=1).tolist()
+        better = [score > (-math.inf if old is None else old) for score, old in zip(scores, before, strict=True)]
+        if not any(better):
             return
-        self.progress.best_score = score
-        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: score}
+        kept = [score if won else old for score, old, won in zip(scores, before, better, strict=True)]
+        self.progress.best_scores = kept
+        mean = sum(math.nan if score is None else score for score in kept) / len(kept)
+        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: mean}
         try:
-            self.checkpoints.save_best(self.state, self.progress.iteration, facts)
+            rows = np.repeat(better, self.config.seeds)
+            self.checkpoints.save_best(self.state, self.progress.iteration, facts, self.console.warning, rows)
         except OSError as error:
             self.console.warning(f"the best learner was not saved, training goes on: {error}")
 

@@ -54,17 +54,21 @@ class Progress:
     wall_time: float = 0.0
     train_seconds: float = 0.0  # in chunks, compilation excluded
     compile_seconds: float = 0.0
-    best_score: float | None = None  # mean over members, of the learner in checkpoints/best
+    best_scores: list[float | None] = field(default_factory=lambda: [None])  # of each point in checkpoints/best
     pending: Means = field(default_factory=Means)  # since the last log point
 
     @classmethod
-    def start(cls, members: int) -> Progress:
-        """Before the first iteration."""
-        return cls([None] * members, [{} for _ in range(members)], [{} for _ in range(members)])
+    def start(cls, members: int, points: int = 1) -> Progress:
+        """Before the first iteration; `points` are those of the sweep."""
+        nothing = [None] * members, [{} for _ in range(members)], [{} for _ in range(members)]
+        return cls(*nothing, best_scores=[None] * points)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Progress:
         """The inverse of `plain`."""
+        plain = dict(plain)
+        if "best_score" in plain:  # earlier versions had no sweeps
+            plain["best_scores"] = [plain.pop("best_score")]
         return cls(**{**plain, "pending": Means(**plain["pending"])})
 
     def plain(self) -> dict[str, Any]:
