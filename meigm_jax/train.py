@@ -92,8 +92,10 @@ def plan(command: Command) -> list[Job]:
         return _resumed(command, command.resume)
     if "env" not in command.groups:
         raise ConfigError(f"missing +env=NAME; environments: {', '.join(choices('env'))}")
-    if both := [key for key in command.values if key.replace("sweep.", "hyper.", 1) in command.values.keys() - {key}]:
-        raise ConfigError(f"{both[0]}: {both[0].replace('sweep.', 'hyper.', 1)} is given too; leave one of them out")
+    for key in command.values:
+        section, _, name = key.partition(".")
+        if section == "sweep" and f"hyper.{name}" in command.values:
+            raise ConfigError(f"{key}: hyper.{name} is given too; leave one of them out")
     runs = [(experiment, build(tree)) for experiment, tree in _compositions(command)]
     return sweep.lay_out(runs) if len(runs) > 1 else [Job(runs[0][1], None)]
 

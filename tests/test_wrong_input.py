@@ -140,10 +140,6 @@ LATE = [  # what only the environment, the machine and the file system can tell:
         "run_dir: cannot make file/a/run: {cwd}/file is not a folder that can be written to",
     ),
     (f"{GAME} run_dir=/proc/run", "run_dir: cannot make /proc/run: "),
-    (
-        f"{GAME} sweep.gamma=[0.9,0.99] replay.capacity=16e8",
-        "replay.capacity: the replay needs 1.82 TiB (2 x 1600000000 sequences) on cpu, where ",
-    ),
     (f"{GAME} replay.capacity=16e9", "replay.capacity: the replay needs 8"),
     (f"{GAME},mpe_simple_spread algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width"),
     ("train +env=smax_3m algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width x channels"),

@@ -15,7 +15,7 @@ import pytest
 from meigm_jax import evaluate, plot, sweep, train
 from meigm_jax.config import Config, grid, members
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs import devices, loop
+from meigm_jax.runs import devices, loop, machine
 from meigm_jax.runs.checkpoint import read_manifest
 from meigm_jax.runs.progress import ChunkSize
 from meigm_jax.runs.restore import restore
@@ -221,6 +221,13 @@ def test_members_that_devices_do_not_divide_are_counted(tmp_path, monkeypatch):
         devices.devices_of(config)
     assert len(devices.devices_of(fake.small_config(tmp_path, *GRID, "devices=4"))) == 4
     assert [member.seed for member in members(config)] == [0, 1] * 6
+
+
+def test_a_replay_of_all_members_that_does_not_fit_is_told(tmp_path):
+    config = fake.small_config(tmp_path, *GRID)
+    message = r"the replay needs .* \(12 x 8 sequences\) on .* lower replay.capacity, the sweep or seeds"
+    with pytest.raises(ConfigError, match=message):
+        machine.check_replay_fits(config, 2**52)
 
 
 def test_a_dry_run_counts_members(capsys, tmp_path):
