@@ -129,9 +129,7 @@ class Config:
     env: EnvConfig
     algo: AlgoConfig
     hyper: Mapping[str, float]
-    sweep: Mapping[str, tuple[float, ...]] = field(
-        default_factory=dict
-    )  # in place of those hypers; earlier runs have no such key
+    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # earlier runs have no such key
     train: TrainConfig
     replay: ReplayConfig
     evaluation: EvaluationConfig
