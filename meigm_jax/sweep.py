@@ -197,9 +197,9 @@ def _report(folder: Path, outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         config = outcome.job.config
         results = [("", outcome.problem, "", "")] if outcome.summary is None else _results(outcome.summary)
-        for point, *result in results:
-            algo = f"{config.algo.name} {point}".rstrip()
-            rows.append((config.env.name, algo, str(config.seeds), *result, str(run_directory(config))))
+        for point, what, mean, found in results:
+            algo, place = f"{config.algo.name} {point}".rstrip(), str(run_directory(config))
+            rows.append((config.env.name, algo, str(config.seeds), what, mean, found, place))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     done = [run_directory(outcome.job.config) for outcome in outcomes if outcome.summary is not None]

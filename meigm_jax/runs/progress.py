@@ -60,8 +60,8 @@ class Progress:
     @classmethod
     def start(cls, members: int, points: int = 1) -> Progress:
         """Before the first iteration; `points` are those of the sweep."""
-        nothing = [None] * members, [{} for _ in range(members)], [{} for _ in range(members)]
-        return cls(*nothing, best_scores=[None] * points)
+        final, best = [{} for _ in range(members)], [{} for _ in range(members)]
+        return cls([None] * members, final, best, best_scores=[None] * points)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Progress:
