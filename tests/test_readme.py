@@ -103,7 +103,7 @@ def world(tmp_path_factory):
 
 def test_training_commands_name_what_there_is(monkeypatch, world):
     def stub(config, resume=None):
-        return {"seeds": [{"final": {"greedy": {"return": 0.0}}}]}
+        return {"seeds": [{"hyper": {}, "final": {"greedy": {"return": 0.0}}}]}
 
     monkeypatch.setattr(loop, "run", stub)
     monkeypatch.setattr(loop, "check", lambda config, resume=None: None)

@@ -56,6 +56,21 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
         f"{GAME} evaluation.policies=[]",
         "evaluation.policies: expected some of greedy, sampled, mode, each once",
     ),
+    # sweeps of hyper-parameters
+    (f"{GAME} sweep.lambda=[0.5,0.9]", "unknown key 'sweep.lambda'; did you mean td_lambda"),
+    (f"{GAME} sweep.seeds=[1,2]", "unknown key 'sweep.seeds'; known: alpha_decay_steps, "),
+    (f"{GAME} sweep.gamma=0.9", "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got 0.9"),
+    (f"{GAME} sweep.gamma=[]", "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got []"),
+    (f"{GAME} sweep.gamma=[0.9,much]", "sweep.gamma: expected float, got 'much'"),
+    (f"{GAME} sweep.gamma=[0.9,1.5]", "sweep.gamma: expected a number from 0 to 1, got 1.5"),
+    (f"{GAME} sweep.lr=[1e-3,0]", "sweep.learning_rate: expected a number above 0, got 0.0"),
+    (f"{GAME} sweep.lr=[1e-3,'0.001']", "sweep.learning_rate: expected values that differ (in six digits), got [0.001"),
+    (
+        f"{GAME} sweep.alpha_min=[1e-3,5] hyper.alpha_start=1",
+        "sweep: with alpha_min=5, hyper.alpha_min: expected at most hyper.alpha_max (4.0), got 5.0",
+    ),
+    (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
+    (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names
     ("train +env=smax_3n", "env: unknown name 'smax_3n'; did you mean smax_3m"),
     (f"{GAME} algo=vdm", "algo: unknown name 'vdm'; did you mean "),
@@ -108,6 +123,7 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     # resuming as something else
     ("train resume=run algo.mixer.embed_dim=64", "algo.mixer.embed_dim: cannot change on resume (32 in run)"),
     ("train resume=run algo=vdn", "algo.name: cannot change on resume (qmix in run)"),
+    ("train resume=run sweep.gamma=[0.9]", "sweep.gamma: cannot change on resume (not set in run)"),
     ("train resume=run total_env_steps=99", "total_env_steps: can only grow on resume (2048 in run), got 99"),
 ]
 DAMAGED = {  # content of a run's config.yaml -> what is said of it

@@ -3,7 +3,8 @@
     checkpoints/<iteration>/state/          learner and keys (Orbax)
     checkpoints/<iteration>/manifest.json   written last: without it the folder is no checkpoint
     checkpoints/replay/<a>-<b>.safetensors  sequences a .. b - 1 of the run, in the order of their collection
-    checkpoints/best/                       learner and keys of the best evaluation; a link, replaced in one step
+    checkpoints/best/                       learner and keys of the best evaluation, of a sweep each point's own;
+                                            a link, replaced in one step
 
 A save writes only the sequences collected since the previous one, in pieces, so it needs no second copy of the replay.
 What is on the disk knows nothing of devices: a restore places members as the freshly made state has them.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors.numpy
@@ -35,6 +37,7 @@ from meigm_jax.types import Array, Learner
 
 PIECE_BYTES = 64 * 2**20  # of replay that pass through host memory at a time
 MANIFEST = "manifest.json"
+Warn = Callable[[str], None]
 
 
 class Segment(NamedTuple):
@@ -86,13 +89,25 @@ class Checkpoints:
         self._saved.append(iteration)
         self._prune()
 
-    def save_best(self, state: Any, iteration: int, facts: dict[str, Any]) -> None:
-        """Replace `best/` by this learner, in one step. Raises OSError when that fails; the old one stays."""
+    def save_best(
+        self, state: Any, iteration: int, facts: dict[str, Any], warn: Warn, better: np.ndarray | None = None
+    ) -> None:
+        """Replace `best/` by this learner, in one step; members that are not `better` keep theirs.
+
+        better: bool[S], None: all. Raises OSError when that fails; the old one stays.
+        """
         folder, link = self.folder / f"best-{iteration}", self.folder / "best"
+        learner, iterations = state.learner, np.full(state.key.shape, iteration)
+        if better is not None and not better.all() and link.exists():
+            try:
+                learner, iterations = _merged(link, state, iteration, better)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                warn(f"the best checkpoint is not intact and starts anew: {_first_line(error)}")
+        manifest = {"iteration": iteration, "iterations": iterations.tolist(), **facts}
         try:
             _remove(folder)
-            checksum = _write_tree(folder / "state", state.learner, state.key)
-            write_text(folder / MANIFEST, to_json({"iteration": iteration, "checksum": checksum, **facts}))
+            checksum = _write_tree(folder / "state", learner, state.key)
+            write_text(folder / MANIFEST, to_json({"checksum": checksum, **manifest}))
             link.with_suffix(".new").unlink(missing_ok=True)
             link.with_suffix(".new").symlink_to(folder.name)
             os.replace(link.with_suffix(".new"), link)
@@ -103,7 +118,7 @@ class Checkpoints:
             if other != folder:
                 _remove(other)
 
-    def restore(self, state: Any, warn: Callable[[str], None]) -> tuple[Any, dict[str, Any]] | None:
+    def restore(self, state: Any, warn: Warn) -> tuple[Any, dict[str, Any]] | None:
         """The newest intact checkpoint as (TrainState, the loop's memory); None when no save was ever completed.
 
         `state` is a freshly made TrainState: it gives shapes and placement, and its replay is filled in place.
@@ -223,6 +238,23 @@ def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
     if _tree_checksum(tree) != read_manifest(folder)["checksum"]:
         raise Corrupt("the learner has a wrong checksum")
     return tree["learner"], jax.random.wrap_key_data(tree["key"])
+
+
+def read_iterations(folder: Path, members: int) -> list[int]:
+    """The iteration at which each member's learner was saved. Raises Corrupt when the manifest can't be read."""
+    manifest = read_manifest(folder)
+    return manifest.get("iterations") or [int(manifest["iteration"])] * members
+
+
+def _merged(best: Path, state: Any, iteration: int, better: np.ndarray) -> tuple[Learner, np.ndarray]:
+    """Learners of `state` where they are better, else those in `best`; and the iteration that each is of."""
+    old, _ = read_tree(best, state)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    iterations = np.where(better, iteration, read_iterations(best, len(better)))
+    return jax.tree.map(choose, state.learner, old), iterations
 
 
 def _write_tree(path: Path, learner: Learner, key: Array) -> int:

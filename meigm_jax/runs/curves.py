@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from meigm_jax.hyper import in_words
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.logger import Row, metric_keys
 
 # What belongs to a run and does not tell one configuration from another.
-RUN_ONLY = "seed seeds run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
+RUN_ONLY = "seed seeds sweep run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
 RESAMPLES = 2000  # of the bootstrap
 TRIM = 0.25  # at each end: the interquartile mean
 ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
@@ -278,11 +279,10 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, str]:
 
 
 def _words(value: Any) -> str:
-    """Six digits of a number: training computes in float32."""
     if isinstance(value, list):
         return f"[{', '.join(map(_words, value))}]"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+        return in_words(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from meigm_jax import envs
 from meigm_jax.algos import RULES
-from meigm_jax.config import REGISTRIES, Config, PartConfig
+from meigm_jax.config import REGISTRIES, Config, PartConfig, members, num_members
 from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
 from meigm_jax.envs.training import for_training
@@ -52,7 +52,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         env,
         algorithm,
         sizes,
-        replay_bytes=bytes_each * config.seeds,
+        replay_bytes=bytes_each * num_members(config),
         init=jax.jit(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
         run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, devices),
         evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, devices),
@@ -100,13 +100,14 @@ def make_sizes(config: Config) -> Sizes:
 
 
 def member_seeds(config: Config) -> Array:
-    """i32[S]: seed .. seed + seeds - 1."""
-    return jnp.arange(config.seed, config.seed + config.seeds, dtype=jnp.int32)
+    """i32[S]: seed .. seed + seeds - 1, once for every point of the grid."""
+    return jnp.array([member.seed for member in members(config)], jnp.int32)
 
 
 def member_hypers(config: Config) -> Hyper:
-    """f32[S] each."""
-    return Hyper(**{name: np.full(config.seeds, value, np.float32) for name, value in config.hyper.items()})
+    """f32[S] each: what is swept from the member's point of the grid, the rest from `config.hyper`."""
+    own = [{**config.hyper, **member.hyper} for member in members(config)]
+    return Hyper(**{name: np.array([hyper[name] for hyper in own], np.float32) for name in Hyper._fields})
 
 
 def _make_run(

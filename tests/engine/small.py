@@ -66,13 +66,13 @@ def step(key, state, action):
 ENV = Env(SPEC, reset, step, normalise=lambda at: at)
 
 
-def random_act(learner, carry, at, key, env_step, policy):
+def random_act(learner, carry, at, noise, env_step, policy):
     """Any available action; greedy: the first one. The carry counts calls."""
     logits = jnp.zeros(at.avail.shape)
     action = (
         policies.greedy(logits, at.avail)
         if policy == "greedy"
-        else policies.boltzmann(logits, at.avail).sample(seed=key)
+        else policies.sample(policies.boltzmann(logits, at.avail), noise)
     )
     return action, carry + 1
 
