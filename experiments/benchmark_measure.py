@@ -68,10 +68,12 @@ class Game(NamedTuple):
     """An environment, unbatched, as `play` runs it."""
 
     reset: Callable[[Array], tuple[Any, Any]]  # key -> (state, what an agent reads)
-    step: Callable[[Array, Any, Array], tuple[Any, Any, Any]]  # -> (state, what an agent reads, further results)
+    # what `draw` gives, state, i32[N] -> (state, what an agent reads, further results)
+    step: Callable[[Any, Any, Array], tuple[Any, Any, Any]]
     avail: Callable[[Any, Any], Array]  # state, what an agent reads -> bool[N, A]
     ended: Callable[[Any], Array]  # further results -> bool[]
     pool: int  # start states for ended episodes; 0: `step` resets by itself
+    draw: Callable[[Array], Any] = lambda key: key  # key -> the random numbers of a step
 
 
 def env_seconds(unit: Unit) -> Found:
@@ -86,11 +88,11 @@ def env_seconds(unit: Unit) -> Found:
 def ours(unit: Unit) -> Game:
     env = envs.make(unit["env"])
 
-    def step(key: Array, state: Any, action: Array) -> tuple[Any, Any, Any]:
-        state, at, reward, terminated, truncated, info = env.step(key, state, action)
+    def step(noise: Any, state: Any, action: Array) -> tuple[Any, Any, Any]:
+        state, at, reward, terminated, truncated, info = env.step(noise, state, action)
         return state, at, (terminated | truncated, reward, info)
 
-    return Game(env.reset, step, lambda state, at: at.avail, lambda results: results[0], pool_size(unit))
+    return Game(env.reset, step, lambda state, at: at.avail, lambda results: results[0], pool_size(unit), env.draw)
 
 
 def jaxmarl_game(unit: Unit) -> Game:
@@ -128,27 +130,29 @@ def pool_size(unit: Unit) -> int:
 
 def play(game: Game, length: int, key: Array) -> tuple[Array, Array]:
     """`length` steps of one environment: a number that depends on all that they return, and how many episodes ended."""
-    k_reset, k_steps = jax.random.split(key)
+    k_reset, k_act, k_steps = jax.random.split(key, 3)
     pool = jax.vmap(game.reset)(jax.random.split(k_reset, max(game.pool, 1)))
-
-    def advance(carry: tuple[Any, Array], key: Array) -> tuple[tuple[Any, Array], Array]:
-        before, episode = carry
-        k_act, k_step = jax.random.split(key)
-        action = jax.random.categorical(k_act, jnp.where(game.avail(*before), 0.0, -jnp.inf))
-        *after, results = game.step(k_step, before[0], action)
-        ended = game.ended(results)
-        used = sum(jnp.sum(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves((after[1], results)))
-        episode += ended
-        if game.pool:
-            after = jax.tree.map(lambda x, y: jnp.where(ended, x, y), state_of(episode), tuple(after))
-        # JaxMARL's states start with weakly typed numbers, and get other types after a step.
-        return (jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tuple(after), before), episode), jnp.asarray(used)
 
     def state_of(episode: Array) -> Any:
         return jax.tree.map(lambda x: x[jnp.minimum(episode, max(game.pool, 1) - 1)], pool)
 
-    start = (state_of(jnp.int32(0)), jnp.int32(0))
-    (_, episodes), used = jax.lax.scan(advance, start, jax.random.split(k_steps, length))
+    def advance(carry: tuple[Any, Array], random: tuple[Array, Any]) -> tuple[tuple[Any, Array], Array]:
+        (before, episode), (preference, noise) = carry, random
+        action = jnp.argmax(jnp.where(game.avail(*before), preference, -jnp.inf), axis=-1)
+        state, at, results = game.step(noise, before[0], action)
+        ended = game.ended(results)
+        used = sum(jnp.sum(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves((at, results)))
+        after, episode = (state, at), episode + ended
+        if game.pool:
+            after = jax.tree.map(lambda x, y: jnp.where(ended, x, y), state_of(episode), after)
+        # JaxMARL's states start with weakly typed numbers, and get other types after a step.
+        return (jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), after, before), episode), jnp.asarray(used)
+
+    start = state_of(jnp.int32(0))
+    # Random numbers of all steps at once, as our engine draws them: one by one they take longer than our steps.
+    preferences = jax.random.uniform(k_act, (length, *jax.eval_shape(game.avail, *start).shape))
+    noise = jax.vmap(game.draw)(jax.random.split(k_steps, length))
+    (_, episodes), used = jax.lax.scan(advance, (start, jnp.int32(0)), (preferences, noise))
     return used.sum(), episodes
 
 
