@@ -19,6 +19,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from meigm_jax.envs import smacv2_units as new_units
+from meigm_jax.ops import threefry
 from meigm_jax.types import Array
 
 STOP = new_units.STOP
@@ -80,16 +81,16 @@ class Orders(NamedTuple):
 
 def draw(smax: Any, key: Array) -> Draws:
     """What JaxMARL's step draws from `key`."""
-    key, k_enemy = jax.random.split(key)
-
-    def tick(key: Array, _: None) -> tuple[Array, Array]:
-        key, k_tick = jax.random.split(key)
-        return key, k_tick
-
-    _, keys = jax.lax.scan(tick, key, length=smax.world_steps_per_env_step)
-    keys = jax.vmap(lambda key: jax.random.split(key, smax.num_allies + smax.num_enemies))(keys)
-    enemies = jax.vmap(jax.random.split)(jax.random.split(k_enemy, smax.num_enemies))[:, 0]
-    return Draws(jax.vmap(jax.vmap(jax.random.uniform))(keys), jax.vmap(jax.random.uniform)(enemies))
+    words = threefry.words(key)
+    enemies = threefry.split(threefry.split(words, 1), jnp.arange(smax.num_enemies))
+    words, ticks = threefry.split(words, 0), []
+    for _ in range(smax.world_steps_per_env_step):
+        ticks.append(threefry.split(words, 1))
+        words = threefry.split(words, 0)
+    # Without the barrier XLA would make the keys of the ticks again for every unit.
+    first, second = jax.lax.optimization_barrier(jax.tree.map(lambda *keys: jnp.stack(keys)[:, None], *ticks))
+    units = threefry.split(threefry.Words(first, second), jnp.arange(smax.num_allies + smax.num_enemies))
+    return Draws(threefry.uniform(units), threefry.uniform(threefry.split(enemies, 0)))
 
 
 def make_advance(smax: Any) -> Callable[[Draws, Any, Array], tuple[Any, Array]]:
