@@ -76,6 +76,7 @@ class ReplayConfig:
     capacity: int
     dtype: Literal["float16", "bfloat16", "float32"]
     return_weight: float
+    observations: Literal["stored", "recomputed"] | None = "stored"  # of runs of earlier versions
 
 
 @dataclass(frozen=True)

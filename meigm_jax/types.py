@@ -77,6 +77,10 @@ class Env(NamedTuple):
     draw: Callable[[Array], Any] = lambda key: (
         key
     )  # key -> the random numbers of a step, so that many are drawn at once
+    # What a replay may keep instead of observations and state: env_state -> small arrays, and from these the two,
+    # f32[N, O] and f32[G]. None: it has to keep both
+    compact: Callable[[Any], Any] | None = None
+    expand: Callable[[Any], tuple[Array, Array]] | None = None
 
 
 class MixInput(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meigm_jax.envs import smax_fast
+from meigm_jax.envs import smax_compact, smax_fast
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.smax_fast import Draws, Seen
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
@@ -87,8 +87,21 @@ def adapt(
         time_step = TimeStep(*world.observe(env_state), first=jnp.asarray(False), last_action=action)
         return env_state, time_step, reward, terminated, env_state.state.done & ~terminated, info
 
-    render = functools.partial(_render, smax)
-    return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax), render, draw=world.draw)
+    def expand(kept: smax_compact.Compact) -> tuple[Array, Array]:
+        anything = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(reset, jax.random.key(0))[0])
+        seen = world.observe(anything.replace(state=smax_compact.expand(smax, kept, anything.state)))
+        return seen.obs, seen.state
+
+    return Env(
+        _spec(name, smax),
+        reset,
+        step,
+        functools.partial(_normalise, smax),
+        functools.partial(_render, smax),
+        draw=world.draw,
+        compact=lambda env_state: smax_compact.compact(smax, env_state.state),
+        expand=expand,
+    )
 
 
 def fast(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:

@@ -170,6 +170,11 @@ class Checkpoints:
     def _load_segment(self, replay: Any, segment: Segment) -> Any:
         data = safetensors.numpy.load_file(self.folder / "replay" / segment.file)
         ring, treedef = _named(replay), jax.tree.structure(replay)
+        if data.keys() != ring.keys():
+            raise ConfigError(
+                f"resume: the replay in {self.folder} was stored by another version of meigm_jax; what was learnt can "
+                "be evaluated, not trained on"
+            )
         piece = treedef.unflatten([data[name].view(x.dtype) for name, x in ring.items()])
         piece = jax.device_put(piece, jax.tree.map(lambda x: x.sharding, replay))
         return _put(replay, piece, segment.first % self._capacity)

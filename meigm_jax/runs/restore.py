@@ -16,7 +16,7 @@ from meigm_jax.engine import train_step
 from meigm_jax.registry import ConfigError, one_of
 from meigm_jax.runs.checkpoint import read_iterations, read_tree
 from meigm_jax.runs.saved import CHECKPOINTS, finished_checkpoints, read_config
-from meigm_jax.runs.trainer import make_algorithm, make_sizes, member_hypers, member_seeds
+from meigm_jax.runs.trainer import make_algorithm, make_sizes, member_hypers, member_seeds, recomputes
 from meigm_jax.types import Algorithm, Array, Env, Learner
 
 Warn = Callable[[str], None]
@@ -51,7 +51,7 @@ def restore(run: str | Path, seed: int | None, checkpoint: str, warn: Warn, memb
         raise ConfigError(f"run: '{run}' has no checkpoint yet")
     env = envs.make(config.env.name, **config.env.options)
     algorithm = make_algorithm(config, env.training_spec or env.spec)
-    init = jax.vmap(partial(train_step.init, env, algorithm, make_sizes(config)))
+    init = jax.vmap(partial(train_step.init, env, algorithm, make_sizes(config, recomputes(config, env))))
     like = jax.eval_shape(init, member_seeds(config), member_hypers(config))
     found, iterations, learner, key = _read(run, checkpoint, like, num_members(config), warn)
     learner, key = jax.tree.map(lambda x: x[np.array(list(chosen))], (learner, key))

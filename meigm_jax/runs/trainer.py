@@ -46,8 +46,8 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     """
     env, devices = make_env(config), devices_of(config)
     algorithm = make_algorithm(config, env.spec)
-    sizes = make_sizes(config)
-    bytes_each = replay.nbytes(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype)
+    sizes = make_sizes(config, recomputes(config, env))
+    bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
         env,
         algorithm,
@@ -82,7 +82,17 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     return rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
 
 
-def make_sizes(config: Config) -> Sizes:
+def recomputes(config: Config, env: Env) -> bool:
+    """Whether the replay recomputes observations. Raises ConfigError when it shall and the environment can't."""
+    wanted = config.replay.observations
+    if wanted == "recomputed" and env.compact is None:
+        raise ConfigError(
+            f"replay.observations: {config.env.name} cannot recompute its observations; choose stored, or null"
+        )
+    return wanted != "stored" and env.compact is not None
+
+
+def make_sizes(config: Config, recomputed: bool) -> Sizes:
     """The engine's static sizes."""
     train = config.train
     return Sizes(
@@ -93,7 +103,7 @@ def make_sizes(config: Config) -> Sizes:
         target_update_interval=train.target_update_interval,
         warmup_sequences=train.warmup_sequences,
         capacity=config.replay.capacity,
-        dtype=jnp.dtype(config.replay.dtype),
+        dtype=None if recomputed else jnp.dtype(config.replay.dtype),
         return_weight=config.replay.return_weight,
         in_turn=jax.default_backend() == "cpu",  # batched products over members: slow there, other bits
     )

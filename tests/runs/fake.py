@@ -42,7 +42,7 @@ def small_config(run_dir: Path, *overrides: str) -> Config:
 
 
 def make_trainer(config: Config, max_iterations: int) -> Trainer:
-    sizes = make_sizes(config)
+    sizes = make_sizes(config, recomputed=False)
     optimizer = optax.adam(0.1)
 
     def init_one(seed, hyper):
