@@ -36,9 +36,33 @@ def initial(module: nn.Module, key: Array, *inputs: Any) -> Params:
     return tree.unflatten([bound * part.reshape(bound.shape) for bound, part in zip(bounds, parts, strict=True)])
 
 
+@jax.custom_vjp
+def product(x: Array, kernel: Array) -> Array:
+    """x [R, D] @ kernel [D, K] with a weight gradient that is fast on the CPU: `outer`."""
+    return x @ kernel
+
+
+def _product_backward(inputs: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    x, kernel = inputs
+    return d_out @ kernel.T, outer(x, d_out)
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+def outer(x: Array, y: Array) -> Array:
+    """x^T y [D, K] of x [R, D] and y [R, K], R large: the weight gradient of a product.
+
+    The narrower one is transposed in memory first: XLA's CPU product along the rows of both takes up to twice as long.
+    """
+    if x.shape[1] > y.shape[1]:
+        return jax.lax.optimization_barrier(outer(y, x)).T
+    return jax.lax.optimization_barrier(x.T) @ y
+
+
 def dense(x: Array, kernel: Array) -> Array:
     """x [..., D] @ kernel [D, K], on two axes: weight gradients over several row axes are slow on the CPU."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def run(module: nn.Module, params: Params, *inputs: Any, method: str | None = None) -> Any:
