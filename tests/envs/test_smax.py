@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from meigm_jax import envs
+from meigm_jax.engine import replay
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.training import for_training
 from meigm_jax.types import Array, Env, TimeStep
@@ -115,6 +116,12 @@ def test_what_a_replay_keeps_shows_the_same_again(episodes: tuple[Env, Row, Row]
         for again, seen in zip(row.recomputed, (row.time_step.obs, row.time_step.state), strict=True):
             np.testing.assert_array_equal(again == 0, seen == 0)
             np.testing.assert_allclose(again, seen, atol=1e-5, rtol=0)
+
+
+def test_a_transition_of_smax_5v5_takes_200_bytes() -> None:
+    """Per row 10 units of 16 + 2 bytes, 2 of who is alive, 7 of available actions, 1 of flags; 5 actions, a reward."""
+    env = for_training(envs.make("smax_5v5"), 10.0)
+    assert replay.nbytes(env, capacity=16, length=128, dtype=None) == 16 * (129 * (10 * 18 + 2 + 7 + 1) + 128 * (5 + 4))
 
 
 def test_terminated_is_a_dead_team_and_win_the_rewards_bonus(episodes: tuple[Env, Row, Row]) -> None:
