@@ -73,22 +73,17 @@ def train_step(
         env_steps,
         num_envs=sizes.num_envs,
         length=sizes.chunk_length,
-        keep=_kept(env, sizes),
+        keep=lambda env_states: env_states if sizes.dtype is None else (),
     )
+    if sizes.dtype is None:
+        assert env.compact is not None
+        collected = collected._replace(kept=jax.vmap(jax.vmap(env.compact))(collected.kept))
     slot = (iteration * sizes.num_envs) % sizes.capacity
     replay = replays.write(state.replay, collected, slot)
     filled = jnp.minimum((iteration + 1) * sizes.num_envs, sizes.capacity)
     learner, metrics = _learn_when_ready(env, algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
     outcomes = {name: jnp.mean(x) for name, x in collected.outcomes.items()}
     return TrainState(learner, replay, state.key), outcomes | metrics
-
-
-def _kept(env: Env, sizes: Sizes) -> Callable[[Any], Any]:
-    """What the replay needs of env states [E]."""
-    if sizes.dtype is not None:
-        return lambda env_states: ()
-    assert env.compact is not None
-    return jax.vmap(env.compact)
 
 
 def _learn_when_ready(

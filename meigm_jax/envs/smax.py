@@ -87,8 +87,10 @@ def adapt(
         time_step = TimeStep(*world.observe(env_state), first=jnp.asarray(False), last_action=action)
         return env_state, time_step, reward, terminated, env_state.state.done & ~terminated, info
 
+    shapes = functools.cache(lambda: jax.eval_shape(lambda: reset(jax.random.key(0))[0]))
+
     def expand(kept: smax_compact.Compact) -> tuple[Array, Array]:
-        anything = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(reset, jax.random.key(0))[0])
+        anything = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes())
         seen = world.observe(anything.replace(state=smax_compact.expand(smax, kept, anything.state)))
         return seen.obs, seen.state
 

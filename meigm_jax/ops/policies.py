@@ -28,10 +28,10 @@ def boltzmann(logits: Array, avail: Array) -> distrax.Categorical:
     return distrax.Categorical(logits=mask(logits, avail))
 
 
-def sample(pi: distrax.Categorical, avail: Array, key: Array) -> Array:
+def draw(pi: distrax.Categorical, avail: Array, key: Array) -> Array:
     """i32[...]: one draw from each of the masked policies by inverting its distribution function.
 
-    One random number per draw, where Gumbel's trick of `pi.sample` needs one per action: a tenth of a gradient step.
+    One random number per draw, where Gumbel's trick of `sample` needs one per action: a tenth of a gradient step.
     """
     below = jnp.where(avail, jnp.cumsum(pi.probs, axis=-1), 0.0)
     largest = jnp.max(below, axis=-1, keepdims=True)

@@ -106,7 +106,7 @@ def test_a_draw_follows_the_policy_and_is_always_available():
     logits = logits.at[0].set(0.0).at[1].set(jnp.array([0.0, -200.0, 0.0, 200.0, 0.0]))
     avail = avail.at[0].set(jnp.arange(ACTIONS) == ACTIONS - 1).at[1].set(True)
     pi = policies.boltzmann(logits, avail)
-    draw = jax.jit(jax.vmap(lambda key: policies.sample(pi, avail, key)))
+    draw = jax.jit(jax.vmap(lambda key: policies.draw(pi, avail, key)))
     actions = draw(jax.random.split(jax.random.key(1), 20_000))
     share = jax.nn.one_hot(actions, ACTIONS).mean(axis=0)
     assert not share[~avail].any() and (actions[:, 0] == ACTIONS - 1).all() and (actions[:, 1] == 3).all()
@@ -118,5 +118,5 @@ def test_a_draw_follows_the_policy_and_is_always_available():
 def test_a_draw_at_the_edge_of_the_distribution_is_available(monkeypatch, number):
     logits, avail = random_case(9, scale=5.0)
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, number, dtype))
-    action = policies.sample(policies.boltzmann(logits, avail), avail, jax.random.key(0))
+    action = policies.draw(policies.boltzmann(logits, avail), avail, jax.random.key(0))
     assert policies.take(avail, action).all()
