@@ -41,8 +41,9 @@ def init(env: Env, capacity: int, length: int, dtype: Any | None) -> Replay:
         return jnp.zeros((capacity, *shape), dtype)
 
     if dtype is None:
-        assert env.compact is not None
-        row = jax.eval_shape(lambda key: env.compact(env.reset(key)[0]), jax.random.key(0))
+        compact = env.compact
+        assert compact is not None
+        row = jax.eval_shape(lambda key: compact(env.reset(key)[0]), jax.random.key(0))
         seen = jax.tree.map(lambda x: of(rows, *x.shape, dtype=x.dtype), row)
     else:
         seen = Stored(of(rows, spec.num_agents, spec.obs_dim, dtype=dtype), of(rows, spec.state_dim, dtype=dtype))
