@@ -1,7 +1,8 @@
 """The SMAC-v2 scenarios: win rates of random play, of JaxMARL's heuristic as allies, and of a briefly trained ME-QMIX.
 
     python experiments/scenarios.py                             # random and heuristic play of all fifteen
-    python experiments/scenarios.py smax_zerg_5v5 --train 1e6   # ME-QMIX besides
+    python experiments/scenarios.py --train                     # ME-QMIX besides, briefly: hours on two cores
+    python experiments/scenarios.py smax_zerg_5v5 --train --steps 1e6 --seeds 5
     python experiments/scenarios.py --speed                     # env steps per second beside JaxMARL's
     python experiments/scenarios.py --gif                       # an episode per race
 
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,12 +50,25 @@ GIF_BYTES = 300_000
 NOTHING: Any = None  # what a policy that does not learn has learnt
 
 
+class Brief(NamedTuple):
+    """A brief training."""
+
+    steps: float  # env steps per seed
+    seeds: int
+    updates: int  # gradient steps per 2048 env steps
+
+
+MIDDLE, LARGE = Brief(2e5, 1, 4), Brief(1e5, 1, 2)
+BRIEF = {"5v5": Brief(4e5, 2, 8), "10v10": MIDDLE, "10v11": MIDDLE, "20v20": LARGE, "20v23": LARGE}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", default=SCENARIOS, help="default: all fifteen")
     parser.add_argument("--episodes", type=int, default=1024, help="of random and heuristic play; of a trained seed")
-    parser.add_argument("--train", type=float, default=0, metavar="STEPS", help="env steps per seed; 0: no training")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", action="store_true", help="train ME-QMIX")
+    parser.add_argument("--steps", type=float, help="env steps per seed (default: by size)")
+    parser.add_argument("--seeds", type=int, help="(default: by size)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the trainer")
     parser.add_argument("--speed", action="store_true", help="measure env steps per second, and nothing else")
     parser.add_argument("--gif", action="store_true", help="draw an episode of each 5v5 scenario, and nothing else")
@@ -126,12 +140,14 @@ def heuristic_play(name: str) -> Algorithm:
 def train_unit(name: str, options: argparse.Namespace) -> None:
     """Train ME-QMIX, or go on with it, and keep every seed's last evaluation."""
     run_dir = RUNS / name
-    arguments = [f"total_env_steps={options.train:.0f}"]
+    brief = BRIEF[name.split("_")[-1]]
+    arguments = [f"total_env_steps={options.steps or brief.steps:.0f}"]
     if (run_dir / "config.yaml").exists():
         arguments.append(f"resume={run_dir}")
     else:
         final = f"evaluation.final_episodes={options.episodes}"
-        arguments += [f"+env={name}", f"seeds={options.seeds}", f"run_dir={run_dir}", final, *options.set]
+        arguments += [f"+env={name}", f"seeds={options.seeds or brief.seeds}", f"run_dir={run_dir}", final]
+        arguments += [f"train.updates_per_chunk={brief.updates}", *options.set]
     if code := train.main(arguments):
         raise SystemExit(code)
     summary, of = json.loads((run_dir / "summary.json").read_text()), {"scenario": name, "policy": "me_qmix"}
@@ -248,7 +264,8 @@ def write_readme() -> None:
         "Made by `python experiments/scenarios.py`, from the CSV files here. Win rates against JaxMARL's heuristic",
         "enemy: `random` is uniform over the available actions, `heuristic` the enemy's own policy playing the allies",
         "(95 % Wilson intervals over episodes), ME-QMIX its greedy policy after the env steps named (mean over seeds,",
-        "95 % Student-t interval). Speed is env steps per second without learning, random actions, and beside it that",
+        "95 % Student-t interval; of a single seed over its episodes); gradient steps per 2048 env steps are 8, 4 and 2",
+        "for teams of 5, 10 and 20. Speed is env steps per second without learning, random actions, and beside it that",
         "of JaxMARL's SMAX with as many units, by turns in one run on a busy machine: compare within a row. The CSVs",
         "name episodes, device and the number of environments.",
         "",
