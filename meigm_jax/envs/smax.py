@@ -14,6 +14,7 @@ import numpy as np
 from meigm_jax.envs import smax_compact, smax_fast
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.smax_fast import Draws, Seen
+from meigm_jax.ops import threefry
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
 with quiet():
@@ -72,7 +73,7 @@ def adapt(
     world = {"fast": fast, "jaxmarl": reference}[simulator](smax, sight_range)
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
-        _, env_state = smax.reset(key)
+        _, env_state = smax.reset(threefry.fused(key))
         # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
         env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
         last_action = jnp.full(smax.num_agents, -1, jnp.int32)

@@ -83,13 +83,14 @@ def draw(smax: Any, key: Array) -> Draws:
     """What JaxMARL's step draws from `key`."""
     words = threefry.words(key)
     enemies = threefry.split(threefry.split(words, 1), jnp.arange(smax.num_enemies))
-    words, ticks = threefry.split(words, 0), []
-    for _ in range(smax.world_steps_per_env_step):
-        ticks.append(threefry.split(words, 1))
-        words = threefry.split(words, 0)
-    # Without the barrier XLA would make the keys of the ticks again for every unit.
-    first, second = jax.lax.optimization_barrier(jax.tree.map(lambda *keys: jnp.stack(keys)[:, None], *ticks))
-    units = threefry.split(threefry.Words(first, second), jnp.arange(smax.num_allies + smax.num_enemies))
+
+    def tick(words: threefry.Words, _: None) -> tuple[threefry.Words, threefry.Words]:
+        return threefry.split(words, 0), threefry.split(words, 1)
+
+    # A loop: unrolled, XLA makes the keys before a tick again for each of the ticks.
+    _, ticks = jax.lax.scan(tick, threefry.split(words, 0), length=smax.world_steps_per_env_step)
+    of_ticks = threefry.Words(ticks.first[:, None], ticks.second[:, None])
+    units = threefry.split(of_ticks, jnp.arange(smax.num_allies + smax.num_enemies))
     return Draws(threefry.uniform(units), threefry.uniform(threefry.split(enemies, 0)))
 
 

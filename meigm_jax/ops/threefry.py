@@ -7,9 +7,11 @@ number or two from each, that takes longer than what they are drawn for. The has
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,3 +56,39 @@ def _hash(key: Words, count: Array) -> Words:
         x = x + injected[(turn + 1) % 3]
         y = y + injected[(turn + 2) % 3] + np.uint32(turn + 1)
     return Words(x, y)
+
+
+def fused(key: Array) -> Array:
+    """`key` for other people's code: jax.random gives the same numbers, by less to compile."""
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=FUSED)
+
+
+def _counters(shape: tuple[int, ...]) -> Array:
+    return jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+
+
+def _split(key: Array, shape: tuple[int, ...]) -> Array:
+    keys = jnp.stack(_hash(Words(key[0], key[1]), _counters(shape)), axis=-1)
+    return jax.lax.optimization_barrier(keys)  # else made again for all that comes of them
+
+
+def _random_bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
+    first, second = _hash(Words(key[0], key[1]), _counters(shape))
+    if width == 64:
+        return (first.astype(jnp.uint64) << 32) | second
+    return (first ^ second).astype(f"uint{width}")
+
+
+def _fold_in(key: Array, data: int | Array) -> Array:
+    return jnp.stack(_hash(Words(key[0], key[1]), jnp.asarray(data, jnp.uint32)))
+
+
+FUSED = jex.random.define_prng_impl(
+    key_shape=(2,),
+    seed=lambda seed: jnp.stack([jnp.uint32(0), jnp.asarray(seed, jnp.uint32)]),
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=_fold_in,
+    name="fused_threefry2x32",
+    tag="ffry",
+)

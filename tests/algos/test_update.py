@@ -11,6 +11,8 @@ from meigm_jax.algos import value_decomposition as vd
 from meigm_jax.ops import policies
 from tests.algos.variants import ACTIONS, AGENTS, HYPER, make_algorithm, make_parts, random_batch
 
+DRAWS = 2000
+
 
 def test_alpha_falls_while_entropy_is_above_its_target_and_stays_within_bounds():
     algorithm, batch = make_algorithm("me_qmix"), random_batch()
@@ -39,9 +41,9 @@ def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, p
     algorithm, parts, at = make_algorithm(variant), make_parts(variant), observations(random_batch())
     learner, carry = algorithm.init(jax.random.key(0), HYPER), algorithm.init_carry(at.obs.shape[0])
     act = jax.jit(jax.vmap(partial(algorithm.act, policy=policy), in_axes=(None, None, None, 0, None)))
-    actions, carries = act(learner, carry, at, jax.random.split(jax.random.key(1), 200), jnp.int32(0))
-    assert actions.shape == (200, at.obs.shape[0], AGENTS) and carries.shape[1:] == carry.shape
-    assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (200, *at.avail.shape)), actions))
+    actions, carries = act(learner, carry, at, jax.random.split(jax.random.key(1), DRAWS), jnp.int32(0))
+    assert actions.shape == (DRAWS, at.obs.shape[0], AGENTS) and carries.shape[1:] == carry.shape
+    assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (DRAWS, *at.avail.shape)), actions))
     if policy == "greedy":
         q, _, _ = parts.agent.step(learner.params.agent, carry, at)
         best = np.where(at.avail, q, -np.inf).argmax(-1)

@@ -63,7 +63,7 @@ def play(env: Env, raw: Any, key: Array) -> tuple[Row, Row]:
 
     Every step of ours starts from JaxMARL's state: in collisions, a last digit grows from step to step.
     """
-    _, time_step = env.reset(key)
+    env_state, time_step = env.reset(key)
     obs, raw_state = raw.reset(key)
     nothing = (jnp.float32(0), jnp.asarray(False), jnp.asarray(False), jnp.float32(0))
     assert env.compact is not None and env.expand is not None
@@ -77,7 +77,7 @@ def play(env: Env, raw: Any, key: Array) -> tuple[Row, Row]:
         k_act, k_step = jax.random.split(key)
         avail = raw.get_avail_actions(raw_state)
         action = choose(k_act, jnp.stack([avail[agent] for agent in raw.agents]))
-        _, time_step, reward, terminated, truncated, info = env.step(k_step, raw_state, action)
+        env_state, time_step, reward, terminated, truncated, info = env.step(k_step, raw_state, action)
         actions = {agent: action[i] for i, agent in enumerate(raw.agents)}
         obs, raw_state, rewards, dones, _ = raw.step_env(k_step, raw_state, actions)
         expected = raw_row(raw, obs, raw_state) | {"action": action, "rewards": rewards, "done": dones["__all__"]}
