@@ -59,7 +59,7 @@ class Brief(NamedTuple):
 
 
 MIDDLE, LARGE = Brief(2e5, 1, 4), Brief(1e5, 1, 2)
-BRIEF = {"5v5": Brief(4e5, 2, 8), "10v10": MIDDLE, "10v11": MIDDLE, "20v20": LARGE, "20v23": LARGE}
+BRIEF = {"5v5": Brief(4e5, 2, 8), "10v10": MIDDLE, "10v11": MIDDLE, "20v20": LARGE, "20v23": LARGE._replace(steps=5e4)}
 
 
 def main() -> None:
