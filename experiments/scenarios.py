@@ -87,11 +87,11 @@ def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes
 
 
 def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array], tuple[Array, Any]]) -> Algorithm:
-    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and a key."""
+    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and Gumbel noise [E, N, A]."""
     return Algorithm(
         init=lambda key, hyper: NOTHING,
         init_carry=init_carry,
-        act=lambda learner, carry, at, key, step, policy: act(carry, at, key),
+        act=lambda learner, carry, at, noise, step, policy: act(carry, at, noise),
         update=lambda learner, *_: (learner, {}),
     )
 
@@ -99,8 +99,8 @@ def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array
 def random_play(name: str) -> Algorithm:
     """Uniform over the available actions."""
 
-    def act(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
-        return jax.random.categorical(key, jnp.where(at.avail, 0.0, -jnp.inf)), carry
+    def act(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
+        return jnp.argmax(jnp.where(at.avail, noise, -jnp.inf), axis=-1), carry
 
     return acting(lambda number: (), act)
 
@@ -111,13 +111,14 @@ def heuristic_play(name: str) -> Algorithm:
     policy, agents = create_heuristic_policy(world, 0), world.num_allies
     start = jax.tree.map(lambda x: jnp.tile(x, (agents, 1)[: jnp.ndim(x) + 1]), get_heuristic_policy_initial_state())
 
-    def one(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
+    def one(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
         carry = jax.tree.map(lambda first, now: jnp.where(at.first, first, now), start, carry)
-        actions, carry = jax.vmap(policy)(jax.random.split(key, agents), carry, at.obs)
+        keys = jax.random.wrap_key_data(jax.lax.bitcast_convert_type(noise[:, :2], jnp.uint32))
+        actions, carry = jax.vmap(policy)(keys, carry, at.obs)
         return with_medivacs(world, jnp.arange(agents), at.obs, actions), carry
 
-    def act(carry: Any, at: TimeStep, key: Array) -> tuple[Array, Any]:
-        return jax.vmap(one)(carry, at, jax.random.split(key, at.first.shape[0]))
+    def act(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
+        return jax.vmap(one)(carry, at, noise)
 
     return acting(lambda number: jax.tree.map(lambda x: jnp.tile(x, (number,) + (1,) * x.ndim), start), act)
 
@@ -148,7 +149,10 @@ def measure(name: str, num_envs: int = 64, rounds: int = 5) -> dict[str, Any]:
     env = envs.make(name)
     allies, enemies = env.spec.num_agents, env.spec.num_actions - 5
     raw = HeuristicEnemySMAX(scenario=Scenario(jnp.zeros(allies + enemies, jnp.uint8), allies, enemies, True, True))
-    programs = [stepping(env.reset, env.step, lambda at: at.avail, num_envs), stepping(*of_jaxmarl(raw), num_envs)]
+    programs = [
+        stepping(env.reset, env.step, lambda at: at.avail, env.draw, num_envs),
+        stepping(*of_jaxmarl(raw), lambda key: key, num_envs),
+    ]
     steps, seconds = num_envs * 100, []
     for number in range(rounds + 1):  # the first compiles
         seconds.append([clock(program, jax.random.key(number)) for program in programs])
@@ -175,22 +179,26 @@ def of_jaxmarl(raw: HeuristicEnemySMAX) -> tuple[Callable[..., Any], Callable[..
     return reset, step, avail
 
 
-def stepping(reset: Any, step: Any, avail: Callable[[Any], Array], num_envs: int) -> Callable[[Array], Any]:
+def stepping(
+    reset: Any, step: Any, avail: Callable[[Any], Array], draw: Callable[[Array], Any], num_envs: int
+) -> Callable[[Array], Any]:
     """100 steps of so many environments at random, past their ends; the result depends on all that they return."""
 
     def play(key: Array) -> Array:
-        def advance(carry: Any, key: Array) -> tuple[Any, Array]:
+        def advance(carry: Any, noise: tuple[Array, Any]) -> tuple[Any, Array]:
             state, at = carry
-            k_act, k_step = jax.random.split(key)
-            action = jax.random.categorical(k_act, jnp.where(avail(at), 0.0, -jnp.inf))
-            state, at, *others = step(k_step, state, action)
+            for_act, for_step = noise
+            state, at, *others = step(for_step, state, jnp.argmax(jnp.where(avail(at), for_act, -1.0), axis=-1))
             used = sum(jnp.sum(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves((at, others)))
             return (state, at), jnp.asarray(used)
 
-        k_reset, k_steps = jax.random.split(key)
+        k_reset, k_act, k_steps = jax.random.split(key, 3)
         begun = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), reset(k_reset))
-        begun = jax.lax.optimization_barrier(advance(begun, k_reset)[0])  # types as after a step
-        return jax.lax.scan(advance, begun, jax.random.split(k_steps, 100))[1].sum()
+        for_act = jax.random.uniform(k_act, (100, *jax.eval_shape(avail, begun[1]).shape))
+        noise = for_act, jax.vmap(draw)(jax.random.split(k_steps, 100))
+        first = jax.tree.map(lambda x: x[0], noise)
+        begun = jax.lax.optimization_barrier(advance(begun, first)[0])  # types as after a step
+        return jax.lax.scan(advance, begun, noise)[1].sum()
 
     return jax.jit(lambda key: jax.vmap(play)(jax.random.split(key, num_envs)))
 

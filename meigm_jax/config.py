@@ -7,17 +7,19 @@ nor hydra: a wrong command must be answered at once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from meigm_jax.algos import RULES
 from meigm_jax.envs import BY_ID, check_options
-from meigm_jax.hyper import Hyper
+from meigm_jax.hyper import SHORT, Hyper, in_words, told
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
 from meigm_jax.registry import ConfigError, Part, lookup, nearest, one_of, scalar
@@ -74,6 +76,7 @@ class ReplayConfig:
     capacity: int
     dtype: Literal["float16", "bfloat16", "float32"]
     return_weight: float
+    observations: Literal["stored", "recomputed"] | None = "stored"  # of runs of earlier versions
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,20 @@ class Config:
     env: EnvConfig
     algo: AlgoConfig
     hyper: Mapping[str, float]
+    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # earlier runs have no such key
     train: TrainConfig
     replay: ReplayConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     log: LogConfig
     wandb: WandbConfig
+
+
+class Member(NamedTuple):
+    """One row of the batch that a run trains: a seed, and its own values of the hypers that are swept."""
+
+    seed: int
+    hyper: dict[str, float]
 
 
 REGISTRIES: dict[str, Mapping[str, Part]] = {
@@ -172,6 +183,30 @@ def num_iterations(config: Config) -> int:
     return -(-config.total_env_steps // steps_per_iteration(config))
 
 
+def grid(config: Config) -> list[dict[str, float]]:
+    """Every combination of the swept values, the last name's fastest; one, and that empty, where nothing is swept."""
+    return [dict(zip(config.sweep, values, strict=True)) for values in itertools.product(*config.sweep.values())]
+
+
+def members(config: Config) -> list[Member]:
+    """The member axis of a run: the points of its grid one after the other, each with every seed."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [Member(seed, point) for point in grid(config) for seed in seeds]
+
+
+def num_members(config: Config) -> int:
+    """S: points of the grid times seeds."""
+    return math.prod(map(len, config.sweep.values())) * config.seeds
+
+
+def members_in_words(config: Config) -> str:
+    """'3 seeds', or '12 members (6 points of the sweep x 2 seeds)'."""
+    seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
+    total = num_members(config)
+    points = total // config.seeds
+    return f"{total} members ({points} points of the sweep x {seeds})" if config.sweep else seeds
+
+
 def check_parts(algo: AlgoConfig) -> None:
     """Every part that the rule is made of is there, and no other. Raises ConfigError."""
     used = RULES[algo.rule.name].parts
@@ -201,7 +236,10 @@ def _build(cls: type, raw: Any, path: str) -> Any:
     for key in _section(raw, path):
         if key not in hints:
             raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
-    raw = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING} | dict(raw)
+    fields = dataclasses.fields(cls)
+    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
+    raw = defaults | dict(raw)
     missing = [key for key in hints if key not in raw]
     if missing:
         raise ConfigError(f"missing key '{_join(path, missing[0])}'")
@@ -213,6 +251,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _build_part(value, path)
     if path == "hyper":
         return _build_hyper(value)
+    if path == "sweep":
+        return _build_sweep(value)
     if hint is EnvConfig:
         return _build_env(value, path)
     if path == "env.options":
@@ -255,7 +295,26 @@ def _build_hyper(raw: Any) -> dict[str, float]:
     missing = [key for key in Hyper._fields if key not in raw]
     if missing:
         raise ConfigError(f"missing key 'hyper.{missing[0]}'")
+    for key, value in raw.items():
+        if isinstance(value, list | tuple):
+            raise ConfigError(f"hyper.{key}: expected float, got {value!r}; several at once are sweep.{key}=[A,B,...]")
     return {key: scalar(float, raw[key], f"hyper.{key}") for key in Hyper._fields}
+
+
+def _build_sweep(raw: Any) -> dict[str, tuple[float, ...]]:
+    sweep: dict[str, tuple[float, ...]] = {}
+    for key, values in _section(raw, "sweep").items():
+        name, path = SHORT.get(key, key), f"sweep.{key}"
+        if name not in Hyper._fields:
+            raise ConfigError(f"unknown key '{path}'; {nearest(str(key), [*Hyper._fields, *SHORT])}")
+        if name in sweep:
+            raise ConfigError(f"{path}: sweep.{name} is given twice")
+        if not isinstance(values, list | tuple) or not values:
+            raise ConfigError(f"{path}: expected a list of numbers, {path}=[A,B,...], got {values!r}")
+        sweep[name] = tuple(scalar(float, value, path) for value in values)
+        if len(set(map(in_words, sweep[name]))) < len(values):
+            raise ConfigError(f"{path}: expected values that differ (in six digits), got {list(sweep[name])}")
+    return sweep
 
 
 def _build_env(raw: Any, path: str) -> EnvConfig:
@@ -333,11 +392,18 @@ def validate(config: Config) -> None:
             value = value[key]
         if not test(value):
             raise ConfigError(f"{path}: expected {wanted}, got {value}")
+    for name, values in config.sweep.items():
+        test, wanted = RANGES[f"hyper.{name}"]
+        for value in values:
+            if not test(value):
+                raise ConfigError(f"sweep.{name}: expected {wanted}, got {value}")
     _validate_together(config)
+    for point in grid(config):
+        _validate_temperature({**config.hyper, **point}, f"sweep: with {told(point)}, " if point else "")
 
 
 def _validate_together(config: Config) -> None:
-    train, hyper = config.train, config.hyper
+    train = config.train
     for path, name in {"name": config.name, "algo.name": config.algo.name}.items():
         if name is not None and (name in ("", ".", "..") or "/" in name):
             raise ConfigError(f"{path}: expected the name of a folder, without '/', got '{name}'")
@@ -353,15 +419,6 @@ def _validate_together(config: Config) -> None:
             f"got {train.warmup_sequences}"
         )
     check_parts(config.algo)
-    low, high = hyper["alpha_min"], hyper["alpha_max"]
-    if low > high:
-        raise ConfigError(f"hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")
-    for key in ("alpha_start", "alpha_end"):
-        if not low <= hyper[key] <= high:
-            raise ConfigError(
-                f"hyper.{key}: expected a number from hyper.alpha_min ({low}) to hyper.alpha_max ({high}), "
-                f"got {hyper[key]}"
-            )
     policies = config.evaluation.policies
     if not policies or len(set(policies)) < len(policies):
         raise ConfigError(
@@ -369,3 +426,15 @@ def _validate_together(config: Config) -> None:
         )
     if config.seed + config.seeds > 2**31:
         raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")
+
+
+def _validate_temperature(hyper: Mapping[str, float], where: str) -> None:
+    low, high = hyper["alpha_min"], hyper["alpha_max"]
+    if low > high:
+        raise ConfigError(f"{where}hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")
+    for key in ("alpha_start", "alpha_end"):
+        if not low <= hyper[key] <= high:
+            raise ConfigError(
+                f"{where}hyper.{key}: expected a number from hyper.alpha_min ({low}) to hyper.alpha_max ({high}), "
+                f"got {hyper[key]}"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Config
+from meigm_jax.hyper import in_words, told
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.saved import CHECKPOINTS, finished_checkpoints, read_config
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 NOTES = """\
 A table gives, per seed and all together, the means over exactly N episodes per seed and their 95 % confidence
 intervals: of a seed over its episodes (Wilson for a win rate, else Student-t), of all over the seeds (Student-t), or
-over the episodes when there is one seed. The same command gives the same numbers on the same machine.
+over the episodes when there is one seed. Of a run that sweeps hyper-parameters the seeds of each point come together.
+The same command gives the same numbers on the same machine.
 Exit codes: 0 success; 2 wrong use."""
 
 
@@ -64,8 +67,9 @@ def _parser() -> Parser:
         help="best (default): of the best evaluation, else the newest; newest: where training stands",
     )
     parser.add_argument("--seed", metavar="K", type=int, help="this seed of the run only (default: all of them)")
+    parser.add_argument("--member", metavar="M", type=int, help="of a sweep: this line of its table only")
     parser.add_argument("--evaluation-seed", metavar="K", type=int, default=0, help="other episodes (default: 0)")
-    parser.add_argument("--gif", metavar="FILE", type=Path, help="show the first seed's first episode as a GIF")
+    parser.add_argument("--gif", metavar="FILE", type=Path, help="show the first line's first episode as a GIF")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     return parser
 
@@ -94,7 +98,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
     if options.gif is not None and envs.make(config.env.name, **config.env.options).render is None:
         raise ConfigError(f"gif: {config.env.name} has no drawing")
-    restored = restore(options.run, options.seed, options.checkpoint, _warn)
+    restored = restore(options.run, options.seed, options.checkpoint, _warn, options.member)
     episodes = options.episodes or config.evaluation.final_episodes
     played = play(restored, episodes, options.policy, options.evaluation_seed)
     report = {
@@ -102,7 +106,7 @@ def evaluate(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         "env": config.env.name,
         "algo": config.algo.name,
         "checkpoint": restored.checkpoint,
-        "env_steps": restored.env_steps,
+        "env_steps": max(restored.env_steps),
         "policy": options.policy,
         "episodes": episodes,
         "evaluation_seed": options.evaluation_seed,
@@ -114,35 +118,47 @@ def evaluate(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 
 def _estimates(restored: Restored, played: Played) -> dict[str, Any]:
-    """Per seed, and all together."""
+    """Per member, and all seeds together; of a sweep, of each of its points."""
+    from meigm_jax.runs.episodes import over_episodes
+
+    rows = zip(restored.seeds, restored.members, restored.hypers, restored.env_steps, strict=True)
+    seeds = [
+        {"seed": seed, "member": member, "hyper": hyper, "env_steps": env_steps}
+        | {name: over_episodes(name, x[row])._asdict() for name, x in played.metrics.items()}
+        for row, (seed, member, hyper, env_steps) in enumerate(rows)
+    ]
+    if not restored.config.sweep:
+        return {"seeds": seeds, "all": _together(played, range(len(seeds)))}
+    points = itertools.groupby(range(len(seeds)), lambda row: restored.hypers[row])
+    return {"seeds": seeds, "points": [{"hyper": hyper, **_together(played, list(rows))} for hyper, rows in points]}
+
+
+def _together(played: Played, rows: Sequence[int]) -> dict[str, Any]:
     from meigm_jax.runs.episodes import over_episodes, over_seeds
 
-    rows = zip(restored.seeds, restored.members, strict=True)
-    seeds = [
-        {"seed": seed, "member": member}
-        | {name: over_episodes(name, x[row])._asdict() for name, x in played.metrics.items()}
-        for row, (seed, member) in enumerate(rows)
-    ]
-    several = len(seeds) > 1
-    together = {
-        name: (over_seeds(name, x.mean(axis=1)) if several else over_episodes(name, x[0]))._asdict()
+    several = len(rows) > 1
+    found = {
+        name: (over_seeds(name, x[rows].mean(axis=1)) if several else over_episodes(name, x[rows[0]]))._asdict()
         for name, x in played.metrics.items()
     }
-    return {"seeds": seeds, "all": {"interval_over": "seeds" if several else "episodes", **together}}
+    return {"interval_over": "seeds" if several else "episodes", **found}
 
 
 def _write_gif(path: Path, restored: Restored, played: Played) -> dict[str, Any]:
     """Draw the first member's first episode."""
     from meigm_jax.runs import gif
-    from meigm_jax.runs.checkpoint import write_bytes
+    from meigm_jax.runs.files import write_bytes
 
     render = restored.env.render
     assert render is not None, "checked before anything was restored"
     outcome = {name: float(x[0, 0]) for name, x in played.metrics.items()}
     facts = {"file": str(path), "seed": restored.seeds[0], "episode": 0, **outcome}
     last = len(played.first_episode) - 1
-    told = f"{restored.config.env.name} {restored.config.algo.name} seed {restored.seeds[0]}"
-    captions = [f"step {step}/{last}  {told}" for step in range(last)]
+    shown = f"{restored.config.env.name} {restored.config.algo.name} seed {restored.seeds[0]}"
+    if restored.config.sweep:
+        facts |= {"member": restored.members[0], "hyper": restored.hypers[0]}
+        shown += f" member {restored.members[0]}"
+    captions = [f"step {step}/{last}  {shown}" for step in range(last)]
     captions.append(f"step {last}/{last}  {_outcome(outcome)}")
     data = gif.encode(render(played.first_episode), captions)
     try:
@@ -158,19 +174,34 @@ def _outcome(metrics: dict[str, float]) -> str:
 
 
 def _text(report: dict[str, Any]) -> str:
-    names = [name for name in report["all"] if name != "interval_over"]
-    rows = [("seed", *(name.replace("_", " ") for name in names))]
-    rows += [(str(seed["seed"]), *(_cell(seed[name]) for name in names)) for seed in report["seeds"]]
-    rows.append(("all", *(_cell(report["all"][name]) for name in names)))
+    groups = report.get("points") or [report["all"]]
+    names = [name for name in groups[0] if name not in ("interval_over", "hyper")]
+    swept = list(groups[0].get("hyper", ()))
+    about = [*(["member"] if swept else []), *swept, "seed"]
+    rows = [(*about, *(name.replace("_", " ") for name in names))]
+    for each in report["seeds"]:
+        number = [str(each["member"])] if swept else []
+        rows.append((*number, *_values(each), str(each["seed"]), *(_cell(each[name]) for name in names)))
+    for group in groups if not swept or len(groups) < len(report["seeds"]) else ():
+        rows.append((*([""] if swept else []), *_values(group), "all", *(_cell(group[name]) for name in names)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["   ".join([row[0].rjust(widths[0]), *map(str.ljust, row[1:], widths[1:])]).rstrip() for row in rows]
+    k = len(about)
+    table = [
+        "   ".join([*map(str.rjust, row[:k], widths), *map(str.ljust, row[k:], widths[k:])]).rstrip() for row in rows
+    ]
+    steps = sorted({each["env_steps"] for each in report["seeds"]})  # several: each point of a sweep has its best
+    at = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else str(steps[0])
     head = (
-        f"{report['run']}: {report['env']}, {report['algo']}, {report['checkpoint']} checkpoint at "
-        f"{report['env_steps']} env steps\n"
+        f"{report['run']}: {report['env']}, {report['algo']}, {report['checkpoint']} checkpoint at {at} env steps\n"
         f"{report['policy']} policy, {report['episodes']} episodes per seed, evaluation seed "
-        f"{report['evaluation_seed']}; 95 % intervals over episodes, of all over {report['all']['interval_over']}"
+        f"{report['evaluation_seed']}; 95 % intervals over episodes, of all over {groups[0]['interval_over']}"
     )
     return "\n".join([head, "", *table, *_gif_lines(report)])
+
+
+def _values(entry: dict[str, Any]) -> list[str]:
+    """Of what is swept."""
+    return [in_words(value) for value in entry.get("hyper", {}).values()]
 
 
 def _cell(estimate: dict[str, float]) -> str:
@@ -182,8 +213,9 @@ def _gif_lines(report: dict[str, Any]) -> list[str]:
     if "gif" not in report:
         return []
     shown = report["gif"]
-    told = f"seed {shown['seed']}, episode {shown['episode']}: {_outcome(shown)}"
-    return ["", f"{shown['file']}: {told}, {shown['episode_length']:.0f} steps, {shown['bytes'] / 1e3:.0f} kB"]
+    which = f"{told(shown['hyper'])}, " if "hyper" in shown else ""
+    about = f"{which}seed {shown['seed']}, episode {shown['episode']}: {_outcome(shown)}"
+    return ["", f"{shown['file']}: {about}, {shown['episode_length']:.0f} steps, {shown['bytes'] / 1e3:.0f} kB"]
 
 
 def _warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -25,3 +26,20 @@ class Hyper(NamedTuple):
     target_entropy: Any
     shaping_start: Any
     shaping_decay_steps: Any
+
+
+SHORT = {  # what the command line and `sweep` take as well
+    "lr": "learning_rate",
+    "opt_lr": "opt_learning_rate",
+    "alpha_lr": "alpha_learning_rate",
+}
+
+
+def in_words(value: float) -> str:
+    """Six digits, since training computes in float32; whole numbers in full."""
+    return str(int(value)) if value.is_integer() else f"{value:.6g}"
+
+
+def told(hyper: Mapping[str, float]) -> str:
+    """'gamma=0.9 td_lambda=0.6'."""
+    return " ".join(f"{name}={in_words(value)}" for name, value in hyper.items())

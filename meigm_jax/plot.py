@@ -114,7 +114,7 @@ def _check_out(path: Path) -> None:
 
 def plot(options: argparse.Namespace) -> Iterator[str]:
     """Write the figures; a line on each. Raises ConfigError when nothing can be drawn or a file can't be written."""
-    by_env = _read(options.folders)
+    by_env = curves.read(options.folders, _warn)
     asked = (options.metric, options.kind, options.policy)
     curves.choose(itertools.chain(*by_env.values()), *asked)  # an error only where no environment has it
     drawn: dict[str, tuple[curves.Measure, list[curves.Line]]] = {}
@@ -143,27 +143,8 @@ def _lines(members: Sequence[curves.Member], measure: curves.Measure, smooth: in
             lines.append(line._replace(curve=curve))
         else:
             _warn(f"{line.name} is not drawn: it has no {smooth} points in a row")
-    places = _places(lines)
-    return sorted(lines, key=lambda line: places[line.algo])
-
-
-def _read(folders: Sequence[Path]) -> dict[str, list[curves.Member]]:
-    """Environment -> members of all runs, each run once."""
-    by_env: dict[str, list[curves.Member]] = {}
-    runs = {run.resolve(): run for folder in folders for run in curves.find_runs(folder)}
-    for run in runs.values():
-        try:
-            members = curves.read_members(run)
-        except ConfigError as error:
-            _warn(f"{error}; it is left out")
-            continue
-        if not members:
-            _warn(f"{run} has no metrics yet")
-        for member in members:
-            by_env.setdefault(member.env, []).append(member)
-    if not by_env:
-        raise ConfigError(f"no run below {', '.join(map(str, folders))} has any metrics yet")
-    return by_env
+    rank = ranks(lines)
+    return sorted(lines, key=lambda line: rank[line.algo])
 
 
 def _warn(text: str) -> None:
@@ -219,9 +200,9 @@ def draw(path: Path, figure: Figure) -> None:
 
 def looks(lines: Sequence[curves.Line]) -> list[dict[str, Any]]:
     """Colour, line style and marker of each line; configurations of one algorithm have shades of its colour."""
-    places, chosen = _places(lines), []
+    rank, chosen = ranks(lines), []
     for k, line in enumerate(lines):
-        place = places[line.algo]
+        place = rank[line.algo]
         variant = sum(other.algo == line.algo for other in lines[:k])
         variants = sum(other.algo == line.algo for other in lines)
         mark = place + 11 * variant  # styles and markers together repeat after 5 x 9 lines
@@ -231,7 +212,7 @@ def looks(lines: Sequence[curves.Line]) -> list[dict[str, Any]]:
     return chosen
 
 
-def _places(lines: Sequence[curves.Line]) -> dict[str, int]:
+def ranks(lines: Sequence[curves.Line]) -> dict[str, int]:
     """Algorithm -> its place: those of ORDER, others in configs/algo, any others."""
     names = [*ORDER, *choices("algo"), *sorted(line.algo for line in lines)]
     return {name: place for place, name in enumerate(dict.fromkeys(names))}

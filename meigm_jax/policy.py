@@ -20,6 +20,7 @@ class Policy(NamedTuple):
 
     env: Env  # bare: rewards and time steps in the environment's own units
     seed: int
+    hyper: dict[str, float]  # its values of what the run sweeps
     env_steps: int  # of training
     init: Callable[[int], Any]  # number of environments E -> carry, the agents' memory
     # carry, TimeStep[E] of the bare env, key=None, greedy=True -> (actions i32[E, N], carry). Compiled; `first` in the
@@ -27,13 +28,15 @@ class Policy(NamedTuple):
     act: Callable[..., tuple[Array, Any]]
 
 
-def load(run: str | Path, seed: int | None = None, checkpoint: str = "best") -> Policy:
+def load(run: str | Path, seed: int | None = None, checkpoint: str = "best", member: int | None = None) -> Policy:
     """The policy of the run's `seed` (None: its first) from its "best" checkpoint, else its "newest".
 
-    Raises ConfigError on what is no run, and on a run without such a seed or without an intact checkpoint.
+    Of a sweep the first point's, or that of `member`, a row of the batch as metrics.jsonl counts them. Raises
+    ConfigError on what is no run, and on a run without such a member or without an intact checkpoint.
     """
-    restored = restore(run, seed, checkpoint, partial(warnings.warn, stacklevel=2))
-    env, algorithm, step = restored.env, restored.algorithm, jnp.int32(restored.env_steps)
+    restored = restore(run, seed, checkpoint, partial(warnings.warn, stacklevel=2), member)
+    env, algorithm, env_steps = restored.env, restored.algorithm, restored.env_steps[0]
+    step = jnp.int32(env_steps)
     learner = jax.tree.map(lambda x: x[0], restored.learner)
 
     @partial(jax.jit, static_argnames="greedy")
@@ -46,4 +49,4 @@ def load(run: str | Path, seed: int | None = None, checkpoint: str = "best") -> 
             raise ValueError("key: a sampled action needs one")
         return compiled(learner, carry, time_step, jax.random.key(0) if key is None else key, greedy=greedy)
 
-    return Policy(env, restored.seeds[0], restored.env_steps, algorithm.init_carry, act)
+    return Policy(env, restored.seeds[0], restored.hypers[0], env_steps, algorithm.init_carry, act)

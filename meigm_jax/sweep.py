@@ -1,5 +1,6 @@
 """Several runs of one command: where each of them goes, the plan that is kept, and going through it, in one sitting or
-in several. Imports no jax: a wrong command must be answered at once.
+in several. (The values of hyper-parameters that `sweep.NAME` gives are another matter: these are members of one run.)
+Imports no jax: a wrong command must be answered at once.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import itertools
 import os
 import shlex
 import sys
@@ -20,7 +22,9 @@ from typing import Any, NamedTuple, TextIO
 import yaml
 
 from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
+from meigm_jax.hyper import told
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import say
 
 PLAN = "sweep.yaml"
@@ -162,8 +166,6 @@ def _lock(folder: Path) -> Iterator[TextIO]:
 
 def _write(folder: Path, jobs: Sequence[Job]) -> None:
     """The plan: the folder and the whole configuration of every job."""
-    from meigm_jax.runs.checkpoint import write_text  # imports jax
-
     plan = [{"run_dir": _name(folder, job), "config": to_dict(job.config)} for job in jobs]
     try:
         write_text(folder / PLAN, HEADER + yaml.safe_dump({"jobs": plan}, sort_keys=False))
@@ -193,9 +195,10 @@ def _report(folder: Path, outcomes: Sequence[Outcome]) -> str:
     rows = [("env", "algo", "seeds", "evaluation", "mean", "95 % interval", "run")]
     for outcome in outcomes:
         config = outcome.job.config
-        what, mean, found = (outcome.problem, "", "") if outcome.summary is None else _result(outcome.summary)
-        place = str(run_directory(config))
-        rows.append((config.env.name, config.algo.name, str(config.seeds), what, mean, found, place))
+        results = [("", outcome.problem, "", "")] if outcome.summary is None else _results(outcome.summary)
+        for point, what, mean, found in results:
+            algo, place = f"{config.algo.name} {point}".rstrip(), str(run_directory(config))
+            rows.append((config.env.name, algo, str(config.seeds), what, mean, found, place))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     done = [run_directory(outcome.job.config) for outcome in outcomes if outcome.summary is not None]
@@ -206,13 +209,17 @@ def _report(folder: Path, outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, f"sweep: {folder / PLAN}"])
 
 
-def _result(summary: dict[str, Any]) -> tuple[str, str, str]:
-    """What was evaluated, its mean over the seeds, and the 95 % interval of that."""
+def _results(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """For each point of the run's grid: its values, what was evaluated, its mean over the seeds, 95 % interval."""
+    points = itertools.groupby(summary["seeds"], lambda member: member["hyper"])
+    return [(told(hyper), *_result([member["final"] for member in members])) for hyper, members in points]
+
+
+def _result(finals: list[dict[str, Any]]) -> tuple[str, str, str]:
     import numpy as np
 
     from meigm_jax.runs.curves import interval  # imports scipy
 
-    finals = [seed["final"] for seed in summary["seeds"]]
     policy = "greedy" if "greedy" in finals[0] else next(iter(finals[0]))
     metric = "win_rate" if "win_rate" in finals[0][policy] else "return"
     values = [final[policy][metric] for final in finals]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from meigm_jax import sweep
 from meigm_jax.arguments import exit_code
 from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
+from meigm_jax.hyper import SHORT
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.saved import read_config
 from meigm_jax.sweep import Job
@@ -71,6 +72,7 @@ def parse(arguments: Sequence[str]) -> Command:
             command = command._replace(dry_run=True)
             continue
         key, equals, text = argument.lstrip("+").partition("=")
+        key = _in_full(key)
         if not equals or not key or key[0] in "-~":
             raise ConfigError(f"cannot read '{argument}': expected key=value (see --help)")
         if key in GROUPS:
@@ -90,8 +92,18 @@ def plan(command: Command) -> list[Job]:
         return _resumed(command, command.resume)
     if "env" not in command.groups:
         raise ConfigError(f"missing +env=NAME; environments: {', '.join(choices('env'))}")
+    for key in command.values:
+        section, _, name = key.partition(".")
+        if section == "sweep" and f"hyper.{name}" in command.values:
+            raise ConfigError(f"{key}: hyper.{name} is given too; leave one of them out")
     runs = [(experiment, build(tree)) for experiment, tree in _compositions(command)]
     return sweep.lay_out(runs) if len(runs) > 1 else [Job(runs[0][1], None)]
+
+
+def _in_full(key: str) -> str:
+    """hyper.lr -> hyper.learning_rate."""
+    section, dot, name = key.partition(".")
+    return f"{section}.{SHORT.get(name, name)}" if dot and section in ("hyper", "sweep") else key
 
 
 def _names(group: str, text: str) -> list[str]:
@@ -126,7 +138,9 @@ def _value(key: str, text: str) -> Any:
     except HydraException as error:
         raise ConfigError(f"cannot read '{key}={text}': {str(error).splitlines()[0]}") from error
     if override.is_sweep_override():
-        raise ConfigError(f"{key}: several values are possible for {', '.join(GROUPS)} only, got '{text}'")
+        section, _, name = key.partition(".")
+        hint = f"; to train them at once: sweep.{name}=[{text}]" if section in ("hyper", "sweep") else ""
+        raise ConfigError(f"{key}: several values are possible for {', '.join(GROUPS)} only, got '{text}'{hint}")
     return override.value()
 
 
@@ -199,7 +213,7 @@ def _changed(old: Config, command: Command, path: Path) -> Config:
     new = build(_with_values(to_dict(old), chosen | command.values))
     if key := _difference(old, new, MAY_CHANGE):
         allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in MAY_CHANGE)
-        before = _flat(to_dict(old)).get(key)
+        before = _flat(to_dict(old)).get(key, "not set")
         raise ConfigError(f"{key}: cannot change on resume ({before} in {path}); what can: {allowed}")
     if new.total_env_steps < old.total_env_steps:
         raise ConfigError(

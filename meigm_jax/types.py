@@ -67,12 +67,20 @@ class Env(NamedTuple):
 
     spec: EnvSpec
     reset: Callable[[Array], tuple[Any, TimeStep]]  # key -> (env_state, time step)
-    # key, env_state, i32[N] -> (env_state, time step, reward f32[], terminated, truncated, info)
-    step: Callable[[Array, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
+    # key, or what `draw` made of it; env_state; i32[N]
+    # -> (env_state, time step, reward f32[], terminated, truncated, info)
+    step: Callable[[Any, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
     normalise: Callable[[TimeStep], TimeStep]  # observations and state to order one; what training reads
     # env states of one episode (leaves np.ndarray) -> one picture each, u8[height, width, 3]; runs on the host
     render: Callable[[Sequence[Any]], Sequence[np.ndarray]] | None = None
     training_spec: EnvSpec | None = None  # of what `normalise` returns, where its sizes are others
+    draw: Callable[[Array], Any] = lambda key: (
+        key
+    )  # key -> the random numbers of a step, so that many are drawn at once
+    # What a replay may keep instead of observations and state: env_state -> small arrays, and from these the two,
+    # f32[N, O] and f32[G]. None: it has to keep both
+    compact: Callable[[Any], Any] | None = None
+    expand: Callable[[Any], tuple[Array, Array]] | None = None
 
 
 class MixInput(NamedTuple):
@@ -138,7 +146,8 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array, Hyper], Learner]
     init_carry: Callable[[int], Any]  # number of environments -> the acting carry
-    # learner, carry, TimeStep[E], key, env step, policy (static) -> (i32[E, N], carry). The policy "sampled" explores,
+    # learner, carry, TimeStep[E], key or Gumbel noise f32[E, N, A] (all that is random in acting is a choice by
+    # argmax(logits + noise)), env step, policy (static) -> (i32[E, N], carry). The policy "sampled" explores,
     # "greedy" is the argmax of each agent's q, "mode" that of its policy pi (greedy where there is no pi)
     act: Callable[[Learner, Any, TimeStep, Array, Array, str], tuple[Array, Any]]
     # learner, key, Trajectory[T, B], env step -> (learner, metrics)

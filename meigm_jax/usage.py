@@ -56,6 +56,7 @@ OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
     "residual": "add the input to the output",
     "see_enemy_actions": "observations hold the enemies' last actions",
     "sight_range": "how far allied units see, map units; null: as far as their type does; 0: themselves alone",
+    "simulator": "SMAX's rules as batched arithmetic, or JaxMARL's own, slower code; the results are the same",
     "target_per": "the entropy target counts the agents alive, or the whole team",
     "target_quantiles": "quantiles of the targets",
     "team_reward": "of the agents' rewards",
@@ -73,11 +74,12 @@ TITLES = {
     "algo": "Algorithms (algo=NAME; several with commas)",
     "experiment": "Experiments (+experiment=NAME): values that belong together",
 }
-RESUME = "continue the run or the sweep in PATH: no +env; total_env_steps, devices, log, checkpoint, wandb may change"
+RESUME = "continue the run, or several, in PATH: no +env; total_env_steps, devices, log, checkpoint, wandb may change"
 EXAMPLES = """\
   python -m meigm_jax.train +env=smax_5v5                                    # ME-QMIX, the default algorithm
   python -m meigm_jax.train +env=smax_5v5 algo=qmix seeds=4 total_env_steps=1e7
-  python -m meigm_jax.train +env=smax_3m algo=qmix,me_qmix hyper.gamma=0.98  # a sweep: one after the other
+  python -m meigm_jax.train +env=smax_3m algo=qmix,me_qmix hyper.gamma=0.98  # two runs, one after the other
+  python -m meigm_jax.train +env=smax_3m seeds=2 sweep.alpha_lr=[0.03,0.3] sweep.target_entropy=[0.12,0.24]  # one run
   python -m meigm_jax.train +env=smax_3m algo.mixer.embed_dim=64
   python -m meigm_jax.train +env=matrix_game +experiment=smoke               # a minute: does everything work?
   python -m meigm_jax.train resume=runs/smax_5v5/me_qmix/NAME total_env_steps=4e6

@@ -1,8 +1,14 @@
 """A program that one test has compiled is not compiled again, neither by other tests nor by the commands they start."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 made = None
@@ -16,3 +22,18 @@ def pytest_unconfigure() -> None:
     """Remove the compiled programs, where this process made their folder."""
     if made is not None:
         shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def experiment() -> Callable[[str], ModuleType]:
+    """The script of that name in experiments/, as a module."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

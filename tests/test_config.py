@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from meigm_jax.config import Config, build, num_iterations, steps_per_iteration, to_dict
+from meigm_jax.config import (
+    Config,
+    build,
+    grid,
+    members,
+    members_in_words,
+    num_iterations,
+    num_members,
+    steps_per_iteration,
+    to_dict,
+)
 from meigm_jax.envs import BY_ID, NAMES, SUITES
 from meigm_jax.registry import ConfigError
 from meigm_jax.train import Job, parse, plan
@@ -107,6 +117,26 @@ def test_a_part_may_be_named_by_its_name_alone() -> None:
     assert compose("+env=smax_3m", "algo.mixer=vdn") == compose("+env=smax_3m", "algo.mixer.name=vdn")
 
 
+def test_members_are_the_points_of_the_grid_each_with_every_seed() -> None:
+    config = compose("+env=smax_3m", "seed=7", "seeds=2", "sweep.lr=[1e-3,'3e-4']", "sweep.gamma=[1,0.9]")
+    points = [{"learning_rate": rate, "gamma": gamma} for rate in (1e-3, 3e-4) for gamma in (1.0, 0.9)]
+    assert grid(config) == points
+    assert members(config) == [(seed, point) for point in points for seed in (7, 8)]
+    assert num_members(config) == 8
+    assert members_in_words(config) == "8 members (4 points of the sweep x 2 seeds)"
+    assert build(to_dict(config)) == config
+    assert config == compose("+env=smax_3m", "seed=7", "seeds=2", "sweep={lr:[1e-3,3e-4],gamma:[1,0.9]}")
+    alone = compose("+env=smax_3m", "seed=7")
+    assert (members(alone), num_members(alone), members_in_words(alone)) == ([(7, {})], 1, "1 seed")
+
+
+def test_short_names_are_those_of_the_hypers() -> None:
+    assert compose("+env=smax_3m", "hyper.opt_lr=0.5").hyper["opt_learning_rate"] == 0.5
+    assert compose("+env=smax_3m", "sweep.alpha_lr=[0.5]").sweep == {"alpha_learning_rate": (0.5,)}
+    assert "sweep" not in (tree := {k: v for k, v in to_dict(compose("+env=smax_3m")).items() if k != "sweep"})
+    assert build(tree).sweep == {}  # of a run of an earlier version
+
+
 def test_iterations_reach_the_total(default: Config) -> None:
     per_iteration = steps_per_iteration(default)
     assert per_iteration == default.train.num_envs * default.train.chunk_length
@@ -133,6 +163,14 @@ def test_iterations_reach_the_total(default: Config) -> None:
         ("hyper", {"gamma": 0.9}, "missing key 'hyper.learning_rate'"),
         ("hyper.alpha_start", 2.0, "hyper.alpha_start: expected a number from hyper.alpha_min (0.001) to"),
         ("hyper.alpha_end", 1e-4, "hyper.alpha_end: expected a number from hyper.alpha_min"),
+        ("sweep", [0.1, 0.3], "sweep: expected a section, got [0.1, 0.3]"),
+        ("sweep.gamma", "", "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got ''"),
+        ("sweep.gamma", None, "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got None"),
+        ("sweep.gamma", [0.9, True], "sweep.gamma: expected float, got True"),
+        ("sweep.gamma", [[0.9]], "sweep.gamma: expected float, got [0.9]"),
+        ("sweep.gamma", [0.9, float("nan")], "sweep.gamma: expected a finite number, got nan"),
+        ("sweep", {"lr": [0.1], "learning_rate": [0.3]}, "sweep.learning_rate: sweep.learning_rate is given twice"),
+        ("sweep.alpha_start", [0.1, 2.0], "sweep: with alpha_start=2, hyper.alpha_start: expected a number from hyper"),
         (
             "evaluation.policies",
             ["greedy", "greedy"],

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from meigm_jax import envs
 from meigm_jax.config import to_dict
 from meigm_jax.envs import matrix
 from meigm_jax.evaluate import main
@@ -113,6 +114,7 @@ def test_the_gif_shows_the_first_episode_that_was_evaluated(trained, in_empty_fo
         drawn.append(len(env_states))
         return [np.full((40, 300, 3), 255, np.uint8) for _ in env_states]
 
+    monkeypatch.setattr(envs, "_made", {})
     monkeypatch.setattr(matrix, "make", lambda name, payoff=(): make(name, payoff)._replace(render=render))
     found = report(capsys, trained, "--policy", "sampled", "--seed", 4, "--episodes", 1, "--gif", "a.gif")
     [seed] = found["seeds"]

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("policy", ["random", "heuristic"])
-def test_a_scenario_is_played_once_and_told_in_the_table(tmp_path, monkeypatch, policy):
-    scenarios = load("scenarios")
+def test_a_scenario_is_played_once_and_told_in_the_table(tmp_path, monkeypatch, experiment, policy):
+    scenarios = experiment("scenarios")
     monkeypatch.setattr(scenarios, "RESULTS", tmp_path)
     monkeypatch.setattr(scenarios, "WIN_RATES", tmp_path / "win_rates.csv")
     monkeypatch.setattr(scenarios, "SPEEDS", tmp_path / "speed.csv")
@@ -36,8 +22,8 @@ def test_a_scenario_is_played_once_and_told_in_the_table(tmp_path, monkeypatch, 
     assert f"{float(row['win_rate']):.3f} [" in (tmp_path / "README.md").read_text()
 
 
-def test_what_the_matrix_games_learn_is_written_and_read_again(tmp_path, monkeypatch):
-    games = load("matrix_game")
+def test_what_the_matrix_games_learn_is_written_and_read_again(tmp_path, monkeypatch, experiment):
+    games = experiment("matrix_game")
     monkeypatch.setattr(games, "RESULTS", tmp_path)
     monkeypatch.setattr(games, "SEEDS", 2)
     small = ["+experiment=smoke", "algo=vdn", "algo.agent.name=mlp", "algo.agent.hidden_dim=8"]

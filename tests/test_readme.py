@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from meigm_jax import evaluate, plot, train
+from meigm_jax import evaluate, plot, report, train
 from meigm_jax.config import run_directory
 from meigm_jax.runs import loop
 from meigm_jax.train import parse, plan
@@ -70,7 +70,9 @@ def test_every_block_and_every_command_is_accounted_for():
     assert {text for language, text in BLOCKS if language == "bash"} == {ARRAY}
     assert {text for language, text in BLOCKS if language == "python"} == {SNIPPET, LOADING, HYDRA_APP}
     elsewhere = [words for words in COMMANDS if words[:2] != START]
-    assert len(COMMANDS) == len(elsewhere) + sum(len(arguments_of(name)) for name in ("train", "evaluate", "plot"))
+    assert len(COMMANDS) == len(elsewhere) + sum(
+        len(arguments_of(name)) for name in ("train", "evaluate", "plot", "report")
+    )
     for words in elsewhere:
         assert any(shlex.join(words).startswith(known) for known in ELSEWHERE), shlex.join(words)
     ci, makefile = (ROOT / ".ci/run").read_text().splitlines(), (ROOT / "Makefile").read_text()
@@ -101,7 +103,7 @@ def world(tmp_path_factory):
 
 def test_training_commands_name_what_there_is(monkeypatch, world):
     def stub(config, resume=None):
-        return {"seeds": [{"final": {"greedy": {"return": 0.0}}}]}
+        return {"seeds": [{"hyper": {}, "final": {"greedy": {"return": 0.0}}}]}
 
     monkeypatch.setattr(loop, "run", stub)
     monkeypatch.setattr(loop, "check", lambda config, resume=None: None)
@@ -132,6 +134,16 @@ def test_plotting_commands_write_what_they_say(world, monkeypatch, capsys):
         assert plot.main(arguments) == 0
         out = Path(arguments[arguments.index("--out") + 1])
         assert f"wrote {out}" in capsys.readouterr().out and out.stat().st_size > 1000
+
+
+def test_reporting_commands_write_what_they_say(world, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    found = arguments_of("report")
+    assert len(found) == 2
+    for arguments in found:
+        assert report.main(arguments) == 0
+        out = Path(arguments[arguments.index("--out") + 1] if "--out" in arguments else "report.html")
+        assert f"wrote {out}" in capsys.readouterr().out and out.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_what_a_run_has_learnt_acts_as_shown(world, monkeypatch, capsys):

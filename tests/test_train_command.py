@@ -72,7 +72,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path | None]]:
     """What the command hands to the loop, whose place is taken."""
     started: list[tuple[Config, Path | None]] = []
     loop = types.ModuleType("meigm_jax.runs.loop")
-    summary = {"seeds": [{"final": {"greedy": {"return": 0.0}}}]}
+    summary = {"seeds": [{"hyper": {}, "final": {"greedy": {"return": 0.0}}}]}
     loop.run = lambda config, resume=None: started.append((config, resume)) or summary  # type: ignore[attr-defined]
     loop.check = lambda config, resume=None: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "meigm_jax.runs.loop", loop)
@@ -163,7 +163,7 @@ def test_examples_in_the_help_are_right(runs: list) -> None:
         arguments = line.partition("  # ")[0].split()[3:]
         if not arguments[0].startswith("resume="):
             assert main(arguments) == 0
-    assert len(runs) == 6
+    assert len(runs) == 7
 
 
 @pytest.mark.parametrize("argument", ["+env=smax_3m", "env=smax_3m", "++env=smax_3m"])

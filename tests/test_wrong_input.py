@@ -56,6 +56,21 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
         f"{GAME} evaluation.policies=[]",
         "evaluation.policies: expected some of greedy, sampled, mode, each once",
     ),
+    # sweeps of hyper-parameters
+    (f"{GAME} sweep.lambda=[0.5,0.9]", "unknown key 'sweep.lambda'; did you mean td_lambda"),
+    (f"{GAME} sweep.seeds=[1,2]", "unknown key 'sweep.seeds'; known: alpha_decay_steps, "),
+    (f"{GAME} sweep.gamma=0.9", "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got 0.9"),
+    (f"{GAME} sweep.gamma=[]", "sweep.gamma: expected a list of numbers, sweep.gamma=[A,B,...], got []"),
+    (f"{GAME} sweep.gamma=[0.9,much]", "sweep.gamma: expected float, got 'much'"),
+    (f"{GAME} sweep.gamma=[0.9,1.5]", "sweep.gamma: expected a number from 0 to 1, got 1.5"),
+    (f"{GAME} sweep.lr=[1e-3,0]", "sweep.learning_rate: expected a number above 0, got 0.0"),
+    (f"{GAME} sweep.lr=[1e-3,'0.001']", "sweep.learning_rate: expected values that differ (in six digits), got [0.001"),
+    (
+        f"{GAME} sweep.alpha_min=[1e-3,5] hyper.alpha_start=1",
+        "sweep: with alpha_min=5, hyper.alpha_min: expected at most hyper.alpha_max (4.0), got 5.0",
+    ),
+    (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
+    (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names
     ("train +env=smax_3n", "env: unknown name 'smax_3n'; did you mean smax_3m"),
     (f"{GAME} algo=vdm", "algo: unknown name 'vdm'; did you mean "),
@@ -108,6 +123,7 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     # resuming as something else
     ("train resume=run algo.mixer.embed_dim=64", "algo.mixer.embed_dim: cannot change on resume (32 in run)"),
     ("train resume=run algo=vdn", "algo.name: cannot change on resume (qmix in run)"),
+    ("train resume=run sweep.gamma=[0.9]", "sweep.gamma: cannot change on resume (not set in run)"),
     ("train resume=run total_env_steps=99", "total_env_steps: can only grow on resume (2048 in run), got 99"),
 ]
 DAMAGED = {  # content of a run's config.yaml -> what is said of it
@@ -124,7 +140,8 @@ LATE = [  # what only the environment, the machine and the file system can tell:
         "run_dir: cannot make file/a/run: {cwd}/file is not a folder that can be written to",
     ),
     (f"{GAME} run_dir=/proc/run", "run_dir: cannot make /proc/run: "),
-    (f"{GAME} replay.capacity=16e9", "replay.capacity: the replay needs 8"),
+    (f"{GAME} replay.capacity=16e9", "replay.capacity: the replay needs "),
+    (f"{GAME} replay.observations=recomputed", "replay.observations: matrix_game cannot recompute its observations;"),
     (f"{GAME},mpe_simple_spread algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width"),
     ("train +env=smax_3m algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width x channels"),
     ("train +env=smax_3m train.chunk_length=20", "train.chunk_length: expected at least the episode limit of smax_3m"),

@@ -80,11 +80,11 @@ def epsilon(hyper: Hyper, step: Array) -> Array:
     return policies.linear_schedule(hyper.epsilon_start, hyper.epsilon_end, hyper.epsilon_decay_steps, step)
 
 
-def explore(hyper: Hyper, q: Array, at: TimeStep, key: Array, step: Array, policy: str) -> Array:
+def explore(hyper: Hyper, q: Array, at: TimeStep, noise: Array, step: Array, policy: str) -> Array:
     """Actions i32[E, N]: epsilon-greedy when sampled, otherwise the argmax of q [E, N, A]."""
     if policy != "sampled":
         return policies.greedy(q, at.avail)
-    return policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)).sample(seed=key)
+    return policies.sample(policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)), noise)
 
 
 def utilities_of(agent: Agent) -> Callable[[Any, Any, TimeStep], tuple[Array, Any]]:
@@ -114,9 +114,9 @@ def q_learning(
         state = clipped_adam(hyper, hyper.learning_rate).init(params)
         return Learner(params, jax.tree.map(jnp.copy, params), state, hyper)
 
-    def act(learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, policy: str) -> tuple[Array, Any]:
+    def act(learner: Learner, carry: Any, at: TimeStep, noise: Array, step: Array, policy: str) -> tuple[Array, Any]:
         q, carry = utilities(learner.params, carry, at)
-        return explore(learner.hyper, q, at, key, step, policy), carry
+        return explore(learner.hyper, q, at, noise, step, policy), carry
 
     def update(learner: Learner, key: Array, batch: Trajectory, step: Array) -> tuple[Learner, Metrics]:
         def of(params: Params) -> tuple[Array, Metrics]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.algos.common import q_learning, td_targets, transitions, utilities_of
-from meigm_jax.modules.layers import MLP, run
+from meigm_jax.modules.layers import MLP, initial, run
 from meigm_jax.ops import policies
 from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Hyper, Learner, Metrics, Params, TimeStep, Trajectory
@@ -109,7 +109,7 @@ def make(
         k_agent, k_joint = jax.random.split(key)
         features = jnp.zeros((spec.num_agents, agent.feature_dim))
         nothing = jnp.zeros(spec.state_dim), features, jnp.zeros(spec.num_agents, jnp.int32)
-        return Network(agent.init(k_agent), module.init(k_joint, *nothing))
+        return Network(agent.init(k_agent), initial(module, k_joint, *nothing))
 
     def joint_value(learner: Learner, at: TimeStep, action: Array) -> Array:
         _, features = agent.unroll(learner.params.agent, at)

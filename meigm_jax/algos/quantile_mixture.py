@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.algos.common import mixed, q_learning, td_targets, transitions
-from meigm_jax.modules.layers import Linear, run
+from meigm_jax.modules.layers import Linear, initial, run
 from meigm_jax.ops import policies
 from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import (
@@ -151,7 +151,7 @@ def make(
 
     def init(key: Array) -> Network:
         k_agent, k_embedding, k_mixer = jax.random.split(key, 3)
-        return Network(agent.init(k_agent), embedding.init(k_embedding, jnp.zeros(1)), mixer.init(k_mixer))
+        return Network(agent.init(k_agent), initial(embedding, k_embedding, jnp.zeros(1)), mixer.init(k_mixer))
 
     def utilities(params: Network, carry: Any, at: TimeStep) -> tuple[Array, Any]:
         _, features, carry = agent.step(params.agent, carry, at)

@@ -99,7 +99,7 @@ def choose_greedily(at: TimeStep, q: Array) -> Next:
 def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Array, q: Array) -> Next:
     """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
     pi = local_policy(parts, opt, alpha, q, at)
-    action = pi.sample(seed=key)
+    action = policies.draw(pi, at.avail, key)
     local = jnp.negative(pi.log_prob(action)) if parts.sampled_entropy else pi.entropy()
     return Next(action, alpha * jnp.sum(local, axis=-1))
 
@@ -222,17 +222,17 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
 
 
 def act(
-    parts: Parts, learner: Learner, carry: Any, at: TimeStep, key: Array, step: Array, policy: str
+    parts: Parts, learner: Learner, carry: Any, at: TimeStep, noise: Array, step: Array, policy: str
 ) -> tuple[Array, Any]:
     """Actions i32[E, N]. greedy: argmax of raw q, decentralised; mode: argmax of pi; sampled: the behaviour policy."""
     params, hyper = learner.params, learner.hyper
     q, _, carry = parts.agent.step(params.agent, carry, at)
     if policy == "greedy" or not parts.soft:
-        return explore(hyper, q, at, key, step, policy), carry
+        return explore(hyper, q, at, noise, step, policy), carry
     pi = local_policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
     if policy == "mode":
         return policies.mode(jnp.asarray(pi.logits), q, at.avail), carry
-    return pi.sample(seed=key), carry
+    return policies.sample(pi, noise), carry
 
 
 def algorithm(parts: Parts) -> Algorithm:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.algos.common import joint_value_of, mixed, q_learning, td_targets, transitions, utilities_of
-from meigm_jax.modules.layers import MLP, Hypernet, run
+from meigm_jax.modules.layers import MLP, Hypernet, initial, run
 from meigm_jax.ops import policies
 from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Hyper, Metrics, Mixer, Params, TimeStep, Trajectory
@@ -96,7 +96,7 @@ def make(
 
     def init(key: Array) -> Network:
         k_agent, k_mixer, k_central_agent, k_central = jax.random.split(key, 4)
-        central_params = parts.central.init(k_central, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_dim))
+        central_params = initial(parts.central, k_central, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_dim))
         return Network(agent.init(k_agent), mixer.init(k_mixer), agent.init(k_central_agent), central_params)
 
     joint_value = joint_value_of(agent, mixer)

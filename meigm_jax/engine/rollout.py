@@ -71,11 +71,15 @@ def collect(
         env_state, at, algorithm.init_carry(num_envs), jnp.zeros(num_envs, bool), jnp.zeros(num_envs, jnp.int32)
     )
 
-    def row(running: Running, key: Array) -> tuple[Running, tuple[Row, Any]]:
-        after, row = _row(env, algorithm, learner, pool, pool_size, step, policy, running, key)
+    def row(running: Running, noise: tuple[Array, Any]) -> tuple[Running, tuple[Row, Any]]:
+        after, row = _row(env, algorithm, learner, pool, pool_size, step, policy, running, *noise)
         return after, (row, keep(running.env_state))
 
-    last, (rows, kept) = jax.lax.scan(row, start, jax.random.split(k_rows, length))
+    # One draw for all rows: inside the scan, random numbers take longer than the environments' steps.
+    k_act, k_env = jax.random.split(k_rows)
+    for_act = jax.random.gumbel(k_act, (length, *at.avail.shape))
+    for_env = jax.vmap(jax.vmap(env.draw))(jax.random.split(k_env, (length, num_envs)))
+    last, (rows, kept) = jax.lax.scan(row, start, (for_act, for_env))
     trajectory = Trajectory(_append(rows.at, last.at), *rows[1:-1])
     return Collected(trajectory, first_episodes(rows), _append(kept, keep(last.env_state)))
 
@@ -89,15 +93,13 @@ def _row(
     step: Array,
     policy: str,
     running: Running,
-    key: Array,
+    for_act: Array,
+    for_env: Any,
 ) -> tuple[Running, Row]:
     """Act, step every environment, and put a fresh start state where an episode's last row was just read."""
     num_envs = running.ended.shape[0]
-    k_act, k_env = jax.random.split(key)
-    action, carry = algorithm.act(learner, running.carry, running.at, k_act, step, policy)
-    env_state, at, reward, terminated, truncated, info = jax.vmap(env.step)(
-        jax.random.split(k_env, num_envs), running.env_state, action
-    )
+    action, carry = algorithm.act(learner, running.carry, running.at, for_act, step, policy)
+    env_state, at, reward, terminated, truncated, info = jax.vmap(env.step)(for_env, running.env_state, action)
     episode = running.episode + running.ended
     index = jnp.minimum(episode, pool_size - 1)
     fresh = jax.tree.map(lambda x: x[jnp.arange(num_envs), index], pool)

@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     target_update_interval: int
     warmup_sequences: int
     capacity: int
-    dtype: Any
+    dtype: Any | None  # of stored observations and states; None: they are recomputed
     return_weight: float
     in_turn: bool  # members take their gradient steps one after the other, not as one batched product
 
@@ -56,7 +56,7 @@ def init(env: Env, algorithm: Algorithm, sizes: Sizes, seed: Array, hyper: Hyper
     """A fresh member from its seed (i32[])."""
     key = jax.random.key(seed)
     learner = algorithm.init(jax.random.fold_in(key, 2**31), hyper)
-    return TrainState(learner, replays.init(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype), key)
+    return TrainState(learner, replays.init(env, sizes.capacity, sizes.chunk_length, sizes.dtype), key)
 
 
 def train_step(
@@ -66,17 +66,28 @@ def train_step(
     k_rollout, k_learn = jax.random.split(jax.random.fold_in(state.key, iteration))
     env_steps = iteration * (sizes.num_envs * sizes.chunk_length)
     collected = collect(
-        env, algorithm, state.learner, k_rollout, env_steps, num_envs=sizes.num_envs, length=sizes.chunk_length
+        env,
+        algorithm,
+        state.learner,
+        k_rollout,
+        env_steps,
+        num_envs=sizes.num_envs,
+        length=sizes.chunk_length,
+        keep=lambda env_states: env_states if sizes.dtype is None else (),
     )
+    if sizes.dtype is None:
+        assert env.compact is not None
+        collected = collected._replace(kept=jax.vmap(jax.vmap(env.compact))(collected.kept))
     slot = (iteration * sizes.num_envs) % sizes.capacity
-    replay = replays.write(state.replay, collected.trajectory, slot)
+    replay = replays.write(state.replay, collected, slot)
     filled = jnp.minimum((iteration + 1) * sizes.num_envs, sizes.capacity)
-    learner, metrics = _learn_when_ready(algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
+    learner, metrics = _learn_when_ready(env, algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
     outcomes = {name: jnp.mean(x) for name, x in collected.outcomes.items()}
     return TrainState(learner, replay, state.key), outcomes | metrics
 
 
 def _learn_when_ready(
+    env: Env,
     algorithm: Algorithm,
     sizes: Sizes,
     learner: Learner,
@@ -86,13 +97,14 @@ def _learn_when_ready(
     filled: Array,
 ) -> tuple[Learner, Metrics]:
     """All gradient steps of an iteration and the mean of their metrics; before warm-up nothing, and NaN."""
-    learn = partial(_learn, algorithm, sizes, replay, key, iteration, filled)
+    learn = partial(_learn, env, algorithm, sizes, replay, key, iteration, filled)
     metrics = jax.eval_shape(learn, learner)[1]
     nothing = {name: jnp.full(x.shape, jnp.nan, x.dtype) for name, x in metrics.items()}
     return jax.lax.cond(iteration >= sizes.warmup_iterations, learn, lambda same: (same, nothing), learner)
 
 
 def _learn(
+    env: Env,
     algorithm: Algorithm,
     sizes: Sizes,
     replay: replays.Replay,
@@ -102,14 +114,18 @@ def _learn(
     learner: Learner,
 ) -> tuple[Learner, Metrics]:
     env_steps = iteration * (sizes.num_envs * sizes.chunk_length)  # as acting saw them: one step of every schedule
-    update = in_turn(algorithm.update) if sizes.in_turn else algorithm.update
+
+    def update(learner: Learner, key: Array, rows: replays.Replay, step: Array) -> tuple[Learner, Metrics]:
+        batch = with_shaping(replays.expand(env, rows), learner.hyper, step)
+        return algorithm.update(learner, key, batch, step)
+
+    update = in_turn(update) if sizes.in_turn else update
 
     def gradient_step(learner: Learner, xs: tuple[Array, Array]) -> tuple[Learner, Metrics]:
         key, count = xs
         k_sample, k_update = jax.random.split(key)
-        batch = replays.sample(replay, k_sample, filled, sizes.batch_size, sizes.return_weight)
-        batch = with_shaping(batch, learner.hyper, env_steps)
-        learner, metrics = update(learner, k_update, batch, env_steps)
+        rows = replays.sample(replay, k_sample, filled, sizes.batch_size, sizes.return_weight)
+        learner, metrics = update(learner, k_update, rows, env_steps)
         due = count % sizes.target_update_interval == 0
         target = jax.lax.cond(due, lambda: learner.params, lambda: learner.target)
         return learner._replace(target=target), metrics

@@ -27,6 +27,7 @@ SMAX_OPTIONS: dict[str, Any] = {
     "walls_cause_death": True,
     "see_enemy_actions": True,
     "sight_range": Checked(None, "meigm_jax.envs.sight:check_sight_range"),
+    "simulator": OneOf("fast", "jaxmarl"),  # jaxmarl: its own code, several times slower, the reference
 }
 
 OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord counter_circuit".split()

@@ -41,6 +41,7 @@ def make(
     walls_cause_death: bool = True,
     see_enemy_actions: bool = True,
     sight_range: float | None = None,
+    simulator: str = "fast",
     unit_types: str = "three",
 ) -> Env:
     """The scenario `name` ("smax_zerg_10v11") with "three" or "two" unit types; see the modules' docstrings.
@@ -48,15 +49,21 @@ def make(
     A unit's features are SMAX's with a one-hot type of the race's own units, in the order of `RACES`. Actions are
     SMAX's: attack j of a medivac heals ally j, which must be alive, in range and no medivac.
     """
-    units = world(
+    smax = game(
         name,
         unit_types,
         max_steps=max_steps,
         walls_cause_death=walls_cause_death,
         see_enemy_actions=see_enemy_actions,
     )
-    env = adapt(name, HeuristicEnemy(units), sight_range, units.fighting)
+    units = smax._env
+    env = adapt(name, smax, sight_range, simulator, units.fighting)
     return env._replace(spec=env.spec._replace(win=f"{env.spec.win}{MEDIVACS}")) if units.new == "medivac" else env
+
+
+def game(name: str, unit_types: str = "three", **options: Any) -> HeuristicEnemy:
+    """The scenario `name` with its enemy; `options` are those of SMAX."""
+    return HeuristicEnemy(world(name, unit_types, **options))
 
 
 def world(name: str, unit_types: str = "three", **options: Any) -> NineUnits:

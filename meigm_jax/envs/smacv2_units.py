@@ -85,6 +85,11 @@ EDGE = 0.5  # map units: units start at least so far from the walls, which kill
 SETTLING = 16  # times that overlapping units are pushed apart before an episode
 
 
+def damage(new: str | None, kind: str) -> float:
+    """What one attack of the unit `new` takes from a unit of `kind` in its splash."""
+    return DAMAGE[new][kind in LIGHT] if new in DAMAGE else 0.0
+
+
 class NineUnits(SMAX):
     """SMAX with units `names`, of which the last may be a new one; types and start positions are drawn as given."""
 
@@ -93,7 +98,7 @@ class NineUnits(SMAX):
         self.unit_type_generator, self.position_generator = types, positions
         self.new = names[-1] if names[-1] in NEW_UNITS else None
         self.heals = jnp.array([name == "medivac" for name in names])  # by type, as the next
-        self.damage = jnp.array([DAMAGE.get(names[-1], (0, 0))[name in LIGHT] for name in names], jnp.float32)
+        self.damage = jnp.array([damage(names[-1], name) for name in names], jnp.float32)
         self.is_ally = jnp.arange(self.num_agents) < self.num_allies
         self.sign = jnp.where(self.is_ally, 1, -1)  # the enemies count their targets and their own backwards
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meigm_jax.envs import smax_compact, smax_fast
 from meigm_jax.envs.quiet import quiet
+from meigm_jax.envs.smax_fast import Draws, Seen
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
 with quiet():
@@ -20,10 +22,19 @@ with quiet():
 SMACV2_MAPS = {"5v5": "smacv2_5_units", "10v10": "smacv2_10_units", "20v20": "smacv2_20_units"}
 # Sizes the pool of start states; beyond it they repeat, so a typical minimum serves better than the bound. That is 1: a
 # smacv2 team may start at a wall and die there at once. In 512 episodes each of 3m, 3s_vs_5z and 5v5 the shortest had
-# 8 steps when actions were random, 4 when everybody marched straight into a wall.
-MIN_EPISODE_LENGTH = 5
+# 8 steps when actions were random. Starts repeat where an environment's episodes average less than this in a chunk.
+MIN_EPISODE_LENGTH = 10
 LONGEST_COOLDOWN = 2.0  # seconds: a stalker's, with its random part
 PICTURE = 384  # pixels, both ways
+
+
+class Simulator(NamedTuple):
+    """SMAX with its enemy: what happens, and what it shows."""
+
+    # noise, env state, i32[N] -> (env state, team reward f32[])
+    step: Callable[[Any, Any, Array], tuple[Any, Array]]
+    observe: Callable[[Any], Seen]
+    draw: Callable[[Array], Any] = lambda key: key  # key -> the noise of a step
 
 
 def make(
@@ -32,55 +43,99 @@ def make(
     walls_cause_death: bool = True,
     see_enemy_actions: bool = True,
     sight_range: float | None = None,
+    simulator: str = "fast",
 ) -> Env:
     """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked."""
-    smax = HeuristicEnemySMAX(
-        scenario=_scenario(name.removeprefix("smax_")),
-        max_steps=max_steps,
-        walls_cause_death=walls_cause_death,
-        see_enemy_actions=see_enemy_actions,
-    )
-    return adapt(name, smax, sight_range, lambda units: units.unit_alive)
+    smax = game(name, max_steps=max_steps, walls_cause_death=walls_cause_death, see_enemy_actions=see_enemy_actions)
+    return adapt(name, smax, sight_range, simulator, lambda units: units.unit_alive)
 
 
-def adapt(name: str, smax: HeuristicEnemySMAX, sight_range: float | None, fighting: Callable[[Any], Array]) -> Env:
+def game(name: str, **options: Any) -> HeuristicEnemySMAX:
+    """JaxMARL's environment of the map `name`; `options` are those of SMAX."""
+    return HeuristicEnemySMAX(scenario=_scenario(name.removeprefix("smax_")), **options)
+
+
+def adapt(
+    name: str,
+    smax: HeuristicEnemySMAX,
+    sight_range: float | None,
+    simulator: str,
+    fighting: Callable[[Any], Array],
+) -> Env:
     """The Env of an SMAX with its enemy.
 
     `sight_range` replaces that of every allied unit's type, in map units; at 0 a unit sees itself alone. Available
-    actions, the global state and the enemies' eyes stay as they are. A team is defeated when none of its units is
-    `fighting` any more: SMAX's state -> bool[units], allies first.
+    actions, the global state and the enemies' eyes stay as they are. `simulator` is "fast" or "jaxmarl", whose own code
+    then runs. A team is defeated when none of its units is `fighting` any more: SMAX's state -> bool[units], allies
+    first.
     """
-    observe = _observer(smax, sight_range)
+    world = {"fast": fast, "jaxmarl": reference}[simulator](smax, sight_range)
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
-        obs, env_state = smax.reset(key)
+        _, env_state = smax.reset(key)
         # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
         env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
-        obs = observe(obs, env_state)
-        return env_state, _time_step(smax, obs, env_state, True, jnp.full(smax.num_agents, -1, jnp.int32))
+        last_action = jnp.full(smax.num_agents, -1, jnp.int32)
+        return env_state, TimeStep(*world.observe(env_state), first=jnp.asarray(True), last_action=last_action)
 
-    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
-        actions = dict(zip(smax.agents, action, strict=True))
-        obs, env_state, rewards, dones, _ = smax.step_env(key, env_state, actions)
+    def step(noise: Any, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
+        env_state, reward = world.step(noise, env_state, action)
         fights = fighting(env_state.state)
         lost, won = ~fights[: smax.num_allies].any(), ~fights[smax.num_allies :].any()
         terminated = lost | won
         info = {"win": (won & ~lost).astype(jnp.float32)}
-        time_step = _time_step(smax, observe(obs, env_state), env_state, False, action)
-        # The reward is the team's: every agent gets the same.
-        return env_state, time_step, rewards[smax.agents[0]], terminated, dones["__all__"] & ~terminated, info
+        time_step = TimeStep(*world.observe(env_state), first=jnp.asarray(False), last_action=action)
+        return env_state, time_step, reward, terminated, env_state.state.done & ~terminated, info
 
-    render = functools.partial(_render, smax)
-    return Env(_spec(name, smax), reset, step, functools.partial(_normalise, smax), render)
+    shapes = functools.cache(lambda: jax.eval_shape(lambda: reset(jax.random.key(0))[0]))
+
+    def expand(kept: smax_compact.Compact) -> tuple[Array, Array]:
+        anything = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes())
+        seen = world.observe(anything.replace(state=smax_compact.expand(smax, kept, anything.state)))
+        return seen.obs, seen.state
+
+    return Env(
+        _spec(name, smax),
+        reset,
+        step,
+        functools.partial(_normalise, smax),
+        functools.partial(_render, smax),
+        draw=world.draw,
+        compact=lambda env_state: smax_compact.compact(smax, env_state.state),
+        expand=expand,
+    )
 
 
-def _observer(smax: HeuristicEnemySMAX, sight_range: float | None) -> Callable[[Any, Any], Any]:
-    """From JaxMARL's observations and the env state to what the allies see."""
-    if sight_range is None:
-        return lambda obs, env_state: obs
+def fast(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
+    """Its rules as arithmetic on batches."""
+    advance = smax_fast.make_advance(smax._env)
+    draw = functools.partial(smax_fast.draw, smax)
+
+    def step(noise: Array | Draws, env_state: Any, action: Array) -> tuple[Any, Array]:
+        return advance(noise if isinstance(noise, Draws) else draw(noise), env_state, action)
+
+    return Simulator(step, lambda env_state: smax_fast.observe(smax._env, sight_range, env_state.state), draw)
+
+
+def reference(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
+    """JaxMARL's own code."""
     eyes = copy.copy(smax._env)
-    eyes.unit_type_sight_ranges = jnp.full_like(eyes.unit_type_sight_ranges, sight_range)
-    return lambda obs, env_state: eyes.get_obs(env_state.state) | {"world_state": obs["world_state"]}
+    if sight_range is not None:
+        eyes.unit_type_sight_ranges = jnp.full_like(eyes.unit_type_sight_ranges, sight_range)
+
+    def step(key: Array, env_state: Any, action: Array) -> tuple[Any, Array]:
+        _, env_state, rewards, _, _ = smax.step_env(key, env_state, dict(zip(smax.agents, action, strict=True)))
+        return env_state, rewards[smax.agents[0]]  # the team's: every agent gets the same
+
+    def observe(env_state: Any) -> Seen:
+        obs, avail = eyes.get_obs(env_state.state), smax.get_avail_actions(env_state)
+        return Seen(
+            obs=jnp.stack([obs[agent] for agent in smax.agents]),
+            state=smax.get_world_state(env_state),
+            avail=jnp.stack([avail[agent] for agent in smax.agents]).astype(bool),
+        )
+
+    return Simulator(step, observe)
 
 
 def _scenario(map_name: str) -> Scenario:
@@ -105,17 +160,6 @@ def _spec(name: str, smax: HeuristicEnemySMAX) -> EnvSpec:
     )
 
 
-def _time_step(smax: HeuristicEnemySMAX, obs: Any, env_state: Any, first: bool, last_action: Array) -> TimeStep:
-    avail = smax.get_avail_actions(env_state)
-    return TimeStep(
-        obs=jnp.stack([obs[agent] for agent in smax.agents]),
-        state=obs["world_state"],
-        avail=jnp.stack([avail[agent] for agent in smax.agents]).astype(bool),
-        first=jnp.asarray(first),
-        last_action=last_action,
-    )
-
-
 def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
     """The world state to order one; observations are so already. Rows of dead units stay zero.
 
@@ -123,11 +167,12 @@ def _normalise(smax: HeuristicEnemySMAX, time_step: TimeStep) -> TimeStep:
     """
     num_units, num_types = smax.num_allies + smax.num_enemies, len(smax.unit_type_names)
     units, teams, types = jnp.split(time_step.state, [-2 * num_units, -num_units])
-    health, x, y, cooldown, one_hot = jnp.split(units.reshape(num_units, -1), (1, 2, 3, 4), axis=-1)
-    # A medivac has its energy there, which is divided by the most it can be.
-    largest = jnp.maximum(one_hot @ smax.unit_type_weapon_cooldowns[:, None], LONGEST_COOLDOWN)
-    cooldown = jnp.clip(cooldown / largest, 0.0, 1.0)  # an idle unit's falls below zero without end
-    units = jnp.concatenate([health, x / smax.map_width, y / smax.map_height, cooldown, one_hot], axis=-1)
+    # A medivac has its energy there, which is divided by the most it can be. An idle unit's falls below 0 without end.
+    largest = jnp.maximum(smax_fast.of_type(types, np.asarray(smax.unit_type_weapon_cooldowns)), LONGEST_COOLDOWN)
+    units = units.reshape(num_units, -1)
+    column = np.arange(units.shape[1])
+    units = units / np.select([column == 1, column == 2], [smax.map_width, smax.map_height], 1.0).astype(np.float32)
+    units = jnp.where(column == 3, jnp.clip(units / largest[:, None], 0.0, 1.0), units)
     return time_step._replace(state=jnp.concatenate([units.ravel(), teams, types / (num_types - 1)]))
 
 

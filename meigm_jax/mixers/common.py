@@ -9,7 +9,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import run
+from meigm_jax.modules.layers import initial, run
 from meigm_jax.types import Array, EnvSpec, Mixer, MixInput, Params
 
 
@@ -26,7 +26,7 @@ def from_module(spec: EnvSpec, module: nn.Module, read: Callable[[MixInput], tup
     def init(key: Array) -> Params:
         q = jnp.zeros(spec.num_agents)
         nothing = MixInput(q, q, q.astype(int), jnp.zeros(spec.state_dim), q > 0, q[:, None])
-        return module.init(key, *read(nothing))
+        return initial(module, key, *read(nothing))
 
     def apply(params: Params, x: MixInput) -> Array:
         check(spec, x)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.modules import gru
-from meigm_jax.modules.layers import Linear, dense, run, uniform_fan_in
+from meigm_jax.modules.layers import Linear, dense, initial, run, uniform_fan_in
 from meigm_jax.registry import ConfigError
 from meigm_jax.types import Agent, Array, EnvSpec, Params, TimeStep
 
@@ -163,6 +163,6 @@ def _init(module: nn.Module, spec: EnvSpec) -> Callable[[Array], Params]:
             first=jnp.ones((1, 1), bool),
             last_action=jnp.full(agents, -1),
         )
-        return module.init(key, nothing)
+        return initial(module, key, nothing)
 
     return init

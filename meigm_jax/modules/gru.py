@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from meigm_jax.modules.layers import outer
 from meigm_jax.types import Array
 
 
@@ -80,7 +81,7 @@ def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Arra
     start = jnp.zeros_like(d_hidden[0])
     _, (d_r, d_z, d_n, d_inner) = jax.lax.scan(step, start, (d_hidden, keep, saved), reverse=True)
     h = saved[0]
-    d_kernel = Gates(*(jnp.einsum("trh,trk->hk", h, d) for d in (d_r, d_z, d_inner)))
+    d_kernel = Gates(*(outer(*(x.reshape(-1, x.shape[-1]) for x in (h, d))) for d in (d_r, d_z, d_inner)))
     return Recurrent(d_kernel, jnp.sum(d_inner, axis=(0, 1))), Gates(d_r, d_z, d_n), jnp.zeros_like(keep)
 
 

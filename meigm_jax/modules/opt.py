@@ -6,7 +6,7 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from meigm_jax.modules.layers import Hypernet, Linear, run
+from meigm_jax.modules.layers import Hypernet, Linear, initial, run
 from meigm_jax.types import Array, EnvSpec, Opt, Params
 
 
@@ -54,7 +54,7 @@ class TwoLayer(nn.Module):
 
 def _opt(spec: EnvSpec, module: nn.Module, mask_dead: bool) -> Opt:
     def init(key: Array) -> Params:
-        return module.init(key, jnp.zeros((spec.num_agents, 1)), jnp.zeros((spec.state_dim,)))
+        return initial(module, key, jnp.zeros((spec.num_agents, 1)), jnp.zeros((spec.state_dim,)))
 
     def apply(params: Params, q: Array, state: Array, alive: Array) -> Array:
         chex.assert_shape(q, (*state.shape[:-1], spec.num_agents, None))

@@ -3,7 +3,8 @@
     checkpoints/<iteration>/state/          learner and keys (Orbax)
     checkpoints/<iteration>/manifest.json   written last: without it the folder is no checkpoint
     checkpoints/replay/<a>-<b>.safetensors  sequences a .. b - 1 of the run, in the order of their collection
-    checkpoints/best/                       learner and keys of the best evaluation; a link, replaced in one step
+    checkpoints/best/                       learner and keys of the best evaluation, of a sweep each point's own;
+                                            a link, replaced in one step
 
 A save writes only the sequences collected since the previous one, in pieces, so it needs no second copy of the replay.
 What is on the disk knows nothing of devices: a restore places members as the freshly made state has them.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import safetensors.numpy
@@ -29,11 +31,13 @@ from jax.sharding import SingleDeviceSharding
 
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.files import write_bytes, write_text
 from meigm_jax.runs.logger import to_json
 from meigm_jax.types import Array, Learner
 
 PIECE_BYTES = 64 * 2**20  # of replay that pass through host memory at a time
 MANIFEST = "manifest.json"
+Warn = Callable[[str], None]
 
 
 class Segment(NamedTuple):
@@ -85,13 +89,25 @@ class Checkpoints:
         self._saved.append(iteration)
         self._prune()
 
-    def save_best(self, state: Any, iteration: int, facts: dict[str, Any]) -> None:
-        """Replace `best/` by this learner, in one step. Raises OSError when that fails; the old one stays."""
+    def save_best(
+        self, state: Any, iteration: int, facts: dict[str, Any], warn: Warn, better: np.ndarray | None = None
+    ) -> None:
+        """Replace `best/` by this learner, in one step; members that are not `better` keep theirs.
+
+        better: bool[S], None: all. Raises OSError when that fails; the old one stays.
+        """
         folder, link = self.folder / f"best-{iteration}", self.folder / "best"
+        learner, iterations = state.learner, np.full(state.key.shape, iteration)
+        if better is not None and not better.all() and link.exists():
+            try:
+                learner, iterations = _merged(link, state, iteration, better)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                warn(f"the best checkpoint is not intact and starts anew: {_first_line(error)}")
+        manifest = {"iteration": iteration, "iterations": iterations.tolist(), **facts}
         try:
             _remove(folder)
-            checksum = _write_tree(folder / "state", state.learner, state.key)
-            write_text(folder / MANIFEST, to_json({"iteration": iteration, "checksum": checksum, **facts}))
+            checksum = _write_tree(folder / "state", learner, state.key)
+            write_text(folder / MANIFEST, to_json({"checksum": checksum, **manifest}))
             link.with_suffix(".new").unlink(missing_ok=True)
             link.with_suffix(".new").symlink_to(folder.name)
             os.replace(link.with_suffix(".new"), link)
@@ -102,7 +118,7 @@ class Checkpoints:
             if other != folder:
                 _remove(other)
 
-    def restore(self, state: Any, warn: Callable[[str], None]) -> tuple[Any, dict[str, Any]] | None:
+    def restore(self, state: Any, warn: Warn) -> tuple[Any, dict[str, Any]] | None:
         """The newest intact checkpoint as (TrainState, the loop's memory); None when no save was ever completed.
 
         `state` is a freshly made TrainState: it gives shapes and placement, and its replay is filled in place.
@@ -154,6 +170,11 @@ class Checkpoints:
     def _load_segment(self, replay: Any, segment: Segment) -> Any:
         data = safetensors.numpy.load_file(self.folder / "replay" / segment.file)
         ring, treedef = _named(replay), jax.tree.structure(replay)
+        if data.keys() != ring.keys():
+            raise ConfigError(
+                f"resume: the replay in {self.folder} was stored by another version of meigm_jax; what was learnt can "
+                "be evaluated, not trained on"
+            )
         piece = treedef.unflatten([data[name].view(x.dtype) for name, x in ring.items()])
         piece = jax.device_put(piece, jax.tree.map(lambda x: x.sharding, replay))
         return _put(replay, piece, segment.first % self._capacity)
@@ -224,24 +245,21 @@ def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
     return tree["learner"], jax.random.wrap_key_data(tree["key"])
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    write_bytes(path, text.encode())
+def read_iterations(folder: Path, members: int) -> list[int]:
+    """The iteration at which each member's learner was saved. Raises Corrupt when the manifest can't be read."""
+    manifest = read_manifest(folder)
+    return manifest.get("iterations") or [int(manifest["iteration"])] * members
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OSError and leaves nothing when that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(path.name + ".tmp")
-    try:
-        with open(partial_file, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_file, path)
-    except OSError:
-        partial_file.unlink(missing_ok=True)
-        raise
+def _merged(best: Path, state: Any, iteration: int, better: np.ndarray) -> tuple[Learner, np.ndarray]:
+    """Learners of `state` where they are better, else those in `best`; and the iteration that each is of."""
+    old, _ = read_tree(best, state)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    iterations = np.where(better, iteration, read_iterations(best, len(better)))
+    return jax.tree.map(choose, state.learner, old), iterations
 
 
 def _write_tree(path: Path, learner: Learner, key: Array) -> int:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
+from meigm_jax.hyper import in_words
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.logger import Row, metric_keys
 
 # What belongs to a run and does not tell one configuration from another.
-RUN_ONLY = "seed seeds run_dir name total_env_steps evaluation checkpoint log wandb versions".split()
+RUN_ONLY = "seed seeds sweep run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
 RESAMPLES = 2000  # of the bootstrap
 TRIM = 0.25  # at each end: the interquartile mean
+ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
 
 
 class Member(NamedTuple):
@@ -57,6 +59,7 @@ class Line(NamedTuple):
     algo: str
     differs: str  # what tells it from the algorithm's other lines, "key=value ..."; empty where there are none
     curve: Curve
+    members: tuple[Member, ...] = ()  # one per seed
 
     @property
     def name(self) -> str:
@@ -101,6 +104,8 @@ def read_members(run_dir: Path) -> list[Member]:
         written = (run_dir / "metrics.jsonl").stat().st_mtime
         rows_of: dict[int, list[Row]] = {}
         for row in read_rows(run_dir):
+            if missing := ABOUT - set(row):
+                raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
             rows_of.setdefault(row["member"], []).append(row)
         return [
             Member(
@@ -118,6 +123,39 @@ def read_members(run_dir: Path) -> list[Member]:
         raise ConfigError(f"{run_dir} cannot be read: {type(error).__name__}: {error}") from error
 
 
+def read(folders: Sequence[Path], warn: Callable[[str], None]) -> dict[str, list[Member]]:
+    """Environment -> members of all runs at or below the folders, each run once; `warn` is told what is left out.
+
+    Raises ConfigError when nothing is left.
+    """
+    by_env: dict[str, list[Member]] = {}
+    runs = {run.resolve(): run for folder in folders for run in find_runs(folder)}
+    for run in runs.values():
+        try:
+            members = read_members(run)
+        except ConfigError as error:
+            warn(f"{error}; it is left out")
+            continue
+        if not members:
+            warn(f"{run} has no metrics yet")
+        for member in members:
+            by_env.setdefault(member.env, []).append(member)
+    if not by_env:
+        raise ConfigError(f"no run below {', '.join(map(str, folders))} has any metrics yet")
+    return by_env
+
+
+def measures(members: Iterable[Member]) -> set[Measure]:
+    """Everything that at least one of the members has a value of."""
+    return {
+        Measure(key, row["kind"], row.get("policy"))
+        for member in members
+        for row in member.rows
+        for key in metric_keys(row)
+        if not math.isnan(_number(row[key]))
+    }
+
+
 def choose(
     members: Iterable[Member], metric: str | None = None, kind: str | None = None, policy: str | None = None
 ) -> Measure:
@@ -125,14 +163,7 @@ def choose(
 
     Raises ConfigError, with the metrics that there are, when no member has a value of it.
     """
-    found = {
-        Measure(key, row["kind"], row.get("policy"))
-        for member in members
-        for row in member.rows
-        for key in metric_keys(row)
-        if not math.isnan(_number(row[key]))
-    }
-    fitting = [m for m in found if kind in (None, m.kind) and policy in (None, m.policy)]
+    fitting = [m for m in measures(members) if kind in (None, m.kind) and policy in (None, m.policy)]
     wanted = [m for m in fitting if (m.metric == metric if metric else m.metric in ("win_rate", "return"))]
     if not wanted:
         what = " ".join(filter(None, (policy, kind, "rows")))
@@ -157,7 +188,7 @@ def pool(members: Iterable[Member], measure: Measure, warn: Callable[[str], None
         key = tuple(sorted(member.settings.items()))
         configurations.setdefault(member.algo, {}).setdefault(key, []).append(member)
     everything = [dict(key) for groups in configurations.values() for key in groups]
-    task = {key for key in _varied(everything) if key.startswith("env.")}  # to be seen in every line
+    task = {key for key in varied(everything) if key.startswith("env.")}  # to be seen in every line
     lines = []
     for algo, groups in configurations.items():
         differences = _differences([dict(key) for key in groups], task)
@@ -165,9 +196,20 @@ def pool(members: Iterable[Member], measure: Measure, warn: Callable[[str], None
         for difference, group in named:
             differs = " ".join(f"{key}={value}" for key, value in difference.items())
             seeds = _each_seed_once(f"{algo} {differs}".rstrip(), group, warn)
-            lines.append(Line(algo, differs, _aligned([_values(member, measure) for member in seeds])))
+            lines.append(Line(algo, differs, curve(seeds, measure), tuple(seeds)))
             _warn_of_end(lines[-1], seeds, measure, warn)
     return [line for line in lines if shared(line.curve).any()]
+
+
+def curve(members: Iterable[Member], measure: Measure) -> Curve:
+    """The values of each member at the env steps that all of them have."""
+    return _aligned([_values(member, measure) for member in members])
+
+
+def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys with several values, one of which may be that the key is not there."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
 
 
 def shared(curve: Curve) -> np.ndarray:
@@ -237,11 +279,10 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, str]:
 
 
 def _words(value: Any) -> str:
-    """Six digits of a number: training computes in float32."""
     if isinstance(value, list):
         return f"[{', '.join(map(_words, value))}]"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+        return in_words(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -307,23 +348,17 @@ def _seeds(seeds: list[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _varied(settings: list[dict[str, str]]) -> list[str]:
-    """The keys with several values, one of which may be that the key is not there."""
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
-
-
 def _differences(settings: list[dict[str, str]], always: set[str]) -> list[dict[str, str]]:
     """Of each configuration what tells it from the others, under short keys, and those of `always`.
 
     A part's options go unnamed where other parts do not have them, unless nothing else makes the difference.
     """
-    varied = _varied(settings)
-    telling = [key for key in varied if len({each[key] for each in settings if key in each}) > 1]
+    differing = varied(settings)
+    telling = [key for key in differing if len({each[key] for each in settings if key in each}) > 1]
     telling += [key for key in sorted(always) if key not in telling]
     found = [{key: each[key] for key in telling if key in each} for each in settings]
     if len({tuple(each.items()) for each in found}) < len(found):
-        telling = list(dict.fromkeys([*varied, *sorted(always)]))
+        telling = list(dict.fromkeys([*differing, *sorted(always)]))
         found = [{key: each.get(key, "unset") for key in telling} for each in settings]
     short = {key: key.partition(".")[2].removesuffix(".name") or key for key in telling}
     if len(set(short.values())) < len(short):

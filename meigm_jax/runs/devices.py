@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from meigm_jax.config import Config
+from meigm_jax.config import Config, members_in_words, num_members
 from meigm_jax.registry import ConfigError
 
 AXIS = "members"
@@ -21,11 +21,11 @@ def devices_of(config: Config) -> list[Device]:
     count = len(visible) if config.devices is None else config.devices
     if count > len(visible):
         raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
-    if config.seeds % count:
-        fitting = max(n for n in range(1, count) if config.seeds % n == 0)
-        seeds = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
+    if (total := num_members(config)) % count:
+        fitting = max(n for n in range(1, count) if total % n == 0)
         raise ConfigError(
-            f"seeds: {seeds} can't be shared evenly by {count} devices; use a multiple of {count}, or devices={fitting}"
+            f"seeds: {members_in_words(config)} can't be shared evenly by {count} devices; "
+            f"use a multiple of {count}, or devices={fitting}"
         )
     return visible[:count]
 

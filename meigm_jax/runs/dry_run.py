@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import yaml
 
-from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
+from meigm_jax.config import Config, members_in_words, num_members, run_directory, steps_per_iteration, to_dict
 from meigm_jax.engine import train_step
 from meigm_jax.engine.evaluation import evaluate
 from meigm_jax.engine.train_step import TrainState
@@ -92,11 +92,11 @@ def _report_run(planned: Planned, run_dir: Path, resume: Path | None, rates: Rat
     done = min(sum(int(folder.name) for folder in newest), schedule.last)
     grad_steps = int(trainer.sizes.grad_steps(schedule.last) - trainer.sizes.grad_steps(done))
     disk = human_bytes(disk_bytes(config, trainer.replay_bytes, state.learner))
-    print(f"  {_parameters(state)}")
+    print(f"  {_parameters(state, members_in_words(config))}")
     print(f"  checkpoints: up to about {disk} on disk")
-    left = "left for" if done else "of"
+    left, each = "left for" if done else "of", "member" if config.sweep else "seed"
     print(
-        f"  {left} each seed: {schedule.last - done} iterations of {steps_per_iteration(config)} env steps, "
+        f"  {left} each {each}: {schedule.last - done} iterations of {steps_per_iteration(config)} env steps, "
         f"{grad_steps} gradient steps, evaluations: {schedule.evaluations(done)}"
     )
     seconds = (schedule.last - done) * _iteration_seconds(planned, rates) + _evaluation_seconds(planned, rates, done)
@@ -127,21 +127,21 @@ def _basis(rates: Rates) -> str:
     )
 
 
-def _parameters(state: TrainState) -> str:
+def _parameters(state: TrainState, told: str) -> str:
     """Their number by group, and the bytes of what learning changes."""
     members, params = state.key.shape[0], state.learner.params
     groups = params._asdict() if hasattr(params, "_asdict") else {"all": params}
     counts = {name: sum(x.size for x in jax.tree.leaves(group)) // members for name, group in groups.items()}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
     own, learner = (human_bytes(tree_bytes(tree) // members) for tree in (params, state.learner))
-    each = "" if members == 1 else f" for each of {members} seeds"
+    each = "" if members == 1 else f" for each of {told}"
     return f"parameters: {sum(counts.values())} ({listed}), {own}; with target and optimizer {learner}{each}"
 
 
 def _seconds(planned: Planned, work: Work, rates: Rates) -> float:
     """`work` for every member. Devices of the CPU share its cores, so there all members count."""
     config, devices = planned.config, devices_of(planned.config)
-    members = config.seeds if devices[0].platform == "cpu" else config.seeds // len(devices)
+    members = num_members(config) // (1 if devices[0].platform == "cpu" else len(devices))
     return rates.seconds(work, members, planned.trainer.sizes.in_turn)
 
 
@@ -177,7 +177,7 @@ def _earlier(config: Config, run_dir: Path, rates: Rates) -> Earlier | None:
             if (old.env.name, old.algo.name) != (config.env.name, config.algo.name):
                 continue
             speed = float(facts["env_steps_per_second"])
-            seconds = old.seeds * steps_per_iteration(old) / speed
+            seconds = num_members(old) * steps_per_iteration(old) / speed
             return Earlier(file.parent, speed, seconds / _iteration_seconds(_planned(old), rates))
         except UNREADABLE:
             continue  # no help, and no harm

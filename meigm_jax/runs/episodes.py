@@ -43,15 +43,15 @@ def play(restored: Restored, episodes: int, policy: str, seed: int = 0) -> Playe
 
     Rounds of the run's evaluation.num_envs environments: whatever the number, the first episodes are the same.
     """
-    num_envs, step = restored.config.evaluation.num_envs, jnp.int32(restored.env_steps)
+    num_envs, steps = restored.config.evaluation.num_envs, jnp.array(restored.env_steps, jnp.int32)
     env = for_training(restored.env, reward_scale=1.0)
     one = partial(watch, env, restored.algorithm, num_envs=num_envs, policy=policy)
-    play_round = jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
+    play_round = jax.jit(jax.vmap(one, in_axes=(0, 0, 0)))
     base = _fold_in(_fold_in(restored.key, EVALUATION), seed)
     rounds: list[dict[str, np.ndarray]] = []
     first: Any = None
     for number in tqdm(range(-(-episodes // num_envs)), unit="round", disable=None, leave=False):
-        outcomes, states = play_round(restored.learner, _fold_in(base, number), step)
+        outcomes, states = play_round(restored.learner, _fold_in(base, number), steps)
         rounds.append(_named(outcomes))
         first = jax.tree.map(lambda x: x[0], states) if number == 0 else first
     names = sorted(rounds[0], key=lambda name: (*FIRST, name).index(name))

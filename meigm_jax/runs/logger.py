@@ -142,12 +142,12 @@ class Console:
         """One line on something that went wrong and that training survives."""
         say(f"warning: {text}", sys.stderr)
 
-    def progress(self, env_steps: int, seconds_per_env_step: float, seeds: int, means: dict[str, float]) -> None:
-        """Show where training is: `env_steps` per seed, steps/s of all seeds together, and the latest means."""
+    def progress(self, env_steps: int, seconds_per_env_step: float, members: int, means: dict[str, float]) -> None:
+        """Show where training is: `env_steps` per member, steps/s of all of them together, and the latest means."""
         if not self._shown:
             return
         done, left = min(env_steps, self._total), max(self._total - env_steps, 0) * seconds_per_env_step
-        facts = [f"{_count(seeds / seconds_per_env_step)} steps/s", f"{tqdm.format_interval(left)} left"]
+        facts = [f"{_count(members / seconds_per_env_step)} steps/s", f"{tqdm.format_interval(left)} left"]
         shown = {"return": "return", "win_rate": "win rate"}
         facts += [f"{shown[key]} {means[key]:.3g}" for key in shown if math.isfinite(means.get(key, math.nan))]
         if self._bar is not None:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,22 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
+from meigm_jax.config import (
+    Config,
+    grid,
+    members,
+    members_in_words,
+    num_members,
+    run_directory,
+    steps_per_iteration,
+    to_dict,
+)
 from meigm_jax.engine.train_step import TrainState
+from meigm_jax.hyper import in_words, told
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes, write_text
+from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
 from meigm_jax.runs.devices import devices_of
+from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
@@ -55,7 +66,7 @@ def check(config: Config, resume: Path | None = None) -> None:
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
-    """Train all seeds of `config` to the end, in a new run directory or on from `resume`; the content of summary.json.
+    """Train all members of `config` to the end, in a new run directory or on from `resume`; what summary.json says.
 
     `config` must then be the run's own but for total_env_steps, devices, checkpoint, log and wandb. Without any
     completed checkpoint the run starts again at its beginning. Raises ConfigError before anything is written;
@@ -72,6 +83,8 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         if resume is None:
             _begin_run_dir(config, run_dir)
         print(fits, flush=True)
+        if config.sweep:
+            print(f"one program for {members_in_words(config)}", flush=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
             if resume is not None:
                 _write_config(config, run_dir)
@@ -99,7 +112,7 @@ def _begin(
     restored = checkpoints.restore(state, lambda text: print(f"warning: {text}", flush=True))
     if restored is None:
         metrics.cut(0)
-        return state, Progress.start(config.seeds), checkpoints
+        return state, Progress.start(num_members(config), len(grid(config))), checkpoints
     state, host = restored
     metrics.cut(host["metrics_bytes"])
     print(f"resumed at {host['env_steps']} env steps: {run_dir}", flush=True)
@@ -169,6 +182,20 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(x.reshape(x.shape[0], -1)).all(axis=1) for x in leaves]).all(axis=0)
 
 
+def _table_of(values: Sequence[float], what: str, config: Config) -> list[str]:
+    """Lines with the value of every seed and their mean; of a sweep with the mean over seeds of each of its points."""
+    means = np.reshape(values, (-1, config.seeds)).mean(axis=1)
+    if not config.sweep:
+        each = [f"{config.seed + k:6}   {value:.4g}" for k, value in enumerate(values)]
+        return [f"  seed   {what}", *each, f"  mean   {means[0]:.4g}"]
+    over = f", mean of {config.seeds} seeds" if config.seeds > 1 else ""
+    widths = {name: max(map(len, [name, *map(in_words, values)])) for name, values in config.sweep.items()}
+    lines = ["   ".join(["", *(name.rjust(width) for name, width in widths.items()), what + over])]
+    for point, mean in zip(grid(config), means, strict=True):
+        lines.append("   ".join(["", *(in_words(point[name]).rjust(w) for name, w in widths.items()), f"{mean:.4g}"]))
+    return lines
+
+
 @dataclass
 class Run:
     """One run in progress."""
@@ -188,6 +215,7 @@ class Run:
     size: ChunkSize = field(default_factory=ChunkSize)
 
     def __post_init__(self) -> None:
+        self.members = members(self.config)
         self.schedule = Schedule(self.config)
         self.steps = steps_per_iteration(self.config)
         self.evaluation_key = jax.vmap(lambda key: jax.random.fold_in(key, EVALUATION))(self.state.key)
@@ -261,9 +289,9 @@ class Run:
                 self.progress.non_finite[member] = (first + int(bad[:, member].argmax()) + 1) * self.steps
 
     def _show(self) -> None:
-        means = [self.progress.pending.of(member) for member in range(self.config.seeds)]
+        means = [self.progress.pending.of(member) for member in range(len(self.members))]
         overall = {key: sum(each[key] for each in means) / len(means) for key in means[0]}
-        self.console.progress(self.env_steps, self.size.seconds / self.steps, self.config.seeds, overall)
+        self.console.progress(self.env_steps, self.size.seconds / self.steps, len(self.members), overall)
 
     def _report(self) -> None:
         """The log point and the evaluation that follow the current iteration, unless they have been made."""
@@ -282,8 +310,8 @@ class Run:
             if not fine and self.progress.non_finite[member] is None:
                 self.progress.non_finite[member] = self.env_steps
         absent = dict.fromkeys(TRAIN_KEYS)
-        means = [absent | self.progress.pending.of(member) for member in range(self.config.seeds)]
-        self._write([{**self._row("train", member), **means[member]} for member in range(self.config.seeds)])
+        means = [absent | self.progress.pending.of(member) for member in range(len(self.members))]
+        self._write([{**self._row("train", member), **mean} for member, mean in enumerate(means)])
         self.progress.pending = type(self.progress.pending)()
 
     def _evaluate(self) -> None:
@@ -295,7 +323,7 @@ class Run:
             )
             means = {RENAMED.get(k, k): np.asarray(x).astype(np.float64).mean(axis=1) for k, x in outcomes.items()}
             rows = []
-            for member in range(self.config.seeds):
+            for member in range(len(self.members)):
                 measured = {name: float(x[member]) for name, x in means.items()}
                 rows.append({**self._row("eval", member), "policy": policy, **measured, "episodes": episodes})
                 self.progress.final[member][policy] = {"env_steps": self.env_steps, **measured, "episodes": episodes}
@@ -308,13 +336,18 @@ class Run:
         for member, final in enumerate(finals):
             if final[metric] > self.progress.best[member].get(metric, -math.inf):
                 self.progress.best[member] = {"policy": self.policy, **final}
-        score = sum(final[metric] for final in finals) / len(finals)
-        if not score > (-math.inf if self.progress.best_score is None else self.progress.best_score):
+        before = self.progress.best_scores
+        scores = np.reshape([final[metric] for final in finals], (-1, self.config.seeds)).mean(axis=1).tolist()
+        better = [score > (-math.inf if old is None else old) for score, old in zip(scores, before, strict=True)]
+        if not any(better):
             return
-        self.progress.best_score = score
-        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: score}
+        kept = [score if won else old for score, old, won in zip(scores, before, better, strict=True)]
+        self.progress.best_scores = kept
+        mean = sum(math.nan if score is None else score for score in kept) / len(kept)
+        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: mean}
         try:
-            self.checkpoints.save_best(self.state, self.progress.iteration, facts)
+            rows = np.repeat(better, self.config.seeds)
+            self.checkpoints.save_best(self.state, self.progress.iteration, facts, self.console.warning, rows)
         except OSError as error:
             self.console.warning(f"the best learner was not saved, training goes on: {error}")
 
@@ -323,9 +356,9 @@ class Run:
             "kind": kind,
             "env_steps": self.env_steps,
             "grad_steps": self._grad_steps(),
-            "seed": self.config.seed + member,
+            "seed": self.members[member].seed,
             "member": member,
-            "hyper": {},
+            "hyper": self.members[member].hyper,
             "wall_time": round(time.monotonic() - self.started, 3),
         }
 
@@ -374,39 +407,38 @@ class Run:
         return json.loads(text)
 
     def _summary(self) -> dict[str, Any]:
-        progress, seeds = self.progress, self.config.seeds
-        members = [
+        progress = self.progress
+        finished = [
             {
-                "seed": self.config.seed + member,
+                "seed": seed,
                 "member": member,
-                "hyper": {},
+                "hyper": hyper,
                 "final": progress.final[member],
                 "best": progress.best[member],
                 "non_finite": progress.non_finite[member],
             }
-            for member in range(seeds)
+            for member, (seed, hyper) in enumerate(self.members)
         ]
         return {
             "env": self.config.env.name,
             "algo": self.config.algo.name,
             "env_steps": self.env_steps,
             "grad_steps": self._grad_steps(),
-            "env_steps_per_second": seeds * self.env_steps / progress.train_seconds,
+            "env_steps_per_second": len(self.members) * self.env_steps / progress.train_seconds,
             "compile_seconds": progress.compile_seconds,
             "wall_time": progress.wall_time,
             "peak_memory_bytes": peak_memory(),
-            "seeds": members,
+            "seeds": finished,
         }
 
     def _table(self) -> str:
         finals = [final[self.policy] for final in self.progress.final]
         metric = "win_rate" if "win_rate" in finals[0] else "return"
-        lines = [f"  seed   {self.policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"]
-        lines += [f"{self.config.seed + m:6}   {final[metric]:.4g}" for m, final in enumerate(finals)]
-        lines.append(f"  mean   {sum(final[metric] for final in finals) / len(finals):.4g}")
+        what = f"{self.policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"
+        lines = _table_of([final[metric] for final in finals], what, self.config)
         lines += [
-            f"seed {self.config.seed + member} became NaN or infinite at {value} env steps"
-            for member, value in enumerate(self.progress.non_finite)
+            f"seed {seed} {f'of {told(hyper)} ' if hyper else ''}became NaN or infinite at {value} env steps"
+            for (seed, hyper), value in zip(self.members, self.progress.non_finite, strict=True)
             if value is not None
         ]
         extend = f"total_env_steps={2 * self.config.total_env_steps}"

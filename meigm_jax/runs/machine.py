@@ -14,7 +14,7 @@ import jax
 import psutil
 
 from meigm_jax import __version__
-from meigm_jax.config import Config
+from meigm_jax.config import Config, num_members
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.devices import Device, devices_of
 
@@ -65,7 +65,7 @@ def check_replay_fits(config: Config, replay_bytes: int) -> str:
     """One line on where the replay goes. Raises ConfigError when it can't fit, before anything is allocated."""
     devices = devices_of(config)
     free, kind, count = min(map(free_memory, devices)), devices[0].device_kind, len(devices)
-    needed = f"{human_bytes(replay_bytes)} ({config.seeds} x {config.replay.capacity} sequences)"
+    needed = f"{human_bytes(replay_bytes)} ({num_members(config)} x {config.replay.capacity} sequences)"
     if count == 1:
         needed += f" on {kind}"
     elif devices[0].platform == "cpu":  # devices of one host, with one memory
@@ -76,7 +76,7 @@ def check_replay_fits(config: Config, replay_bytes: int) -> str:
     if replay_bytes > free:
         raise ConfigError(
             f"replay.capacity: the replay needs {needed}, where {human_bytes(free)} is free; "
-            "lower replay.capacity or seeds"
+            f"lower replay.capacity{', the sweep' if config.sweep else ''} or seeds"
         )
     return f"replay: {needed}, {human_bytes(free)} free"
 

@@ -44,27 +44,31 @@ class Means:
 
 @dataclass
 class Progress:
-    """How far a run is. Lists have one entry per seed."""
+    """How far a run is. Lists have one entry per member."""
 
     non_finite: list[int | None]  # env steps at which something first became NaN or infinite
     final: list[dict[str, Any]]  # policy -> last evaluation
-    best: list[dict[str, Any]]  # the seed's own best evaluation
+    best: list[dict[str, Any]]  # the member's own best evaluation
     iteration: int = 0
     reported: int = 0  # the last iteration whose log point and evaluation, if any were due, have been made
     wall_time: float = 0.0
     train_seconds: float = 0.0  # in chunks, compilation excluded
     compile_seconds: float = 0.0
-    best_score: float | None = None  # mean over seeds, of the learner in checkpoints/best
+    best_scores: list[float | None] = field(default_factory=lambda: [None])  # of each point in checkpoints/best
     pending: Means = field(default_factory=Means)  # since the last log point
 
     @classmethod
-    def start(cls, seeds: int) -> Progress:
-        """Before the first iteration."""
-        return cls([None] * seeds, [{} for _ in range(seeds)], [{} for _ in range(seeds)])
+    def start(cls, members: int, points: int = 1) -> Progress:
+        """Before the first iteration; `points` are those of the sweep."""
+        final, best = [{} for _ in range(members)], [{} for _ in range(members)]
+        return cls([None] * members, final, best, best_scores=[None] * points)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Progress:
         """The inverse of `plain`."""
+        plain = dict(plain)
+        if "best_score" in plain:  # earlier versions had no sweeps
+            plain["best_scores"] = [plain.pop("best_score")]
         return cls(**{**plain, "pending": Means(**plain["pending"])})
 
     def plain(self) -> dict[str, Any]:

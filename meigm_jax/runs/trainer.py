@@ -12,7 +12,7 @@ import numpy as np
 
 from meigm_jax import envs
 from meigm_jax.algos import RULES
-from meigm_jax.config import REGISTRIES, Config, PartConfig
+from meigm_jax.config import REGISTRIES, Config, PartConfig, members, num_members
 from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
 from meigm_jax.envs.training import for_training
@@ -46,13 +46,13 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     """
     env, devices = make_env(config), devices_of(config)
     algorithm = make_algorithm(config, env.spec)
-    sizes = make_sizes(config)
-    bytes_each = replay.nbytes(env.spec, sizes.capacity, sizes.chunk_length, sizes.dtype)
+    sizes = make_sizes(config, recomputes(config, env))
+    bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
         env,
         algorithm,
         sizes,
-        replay_bytes=bytes_each * config.seeds,
+        replay_bytes=bytes_each * num_members(config),
         init=jax.jit(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
         run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, devices),
         evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, devices),
@@ -82,7 +82,17 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     return rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
 
 
-def make_sizes(config: Config) -> Sizes:
+def recomputes(config: Config, env: Env) -> bool:
+    """Whether the replay recomputes observations. Raises ConfigError when it shall and the environment can't."""
+    wanted = config.replay.observations
+    if wanted == "recomputed" and env.compact is None:
+        raise ConfigError(
+            f"replay.observations: {config.env.name} cannot recompute its observations; choose stored, or null"
+        )
+    return wanted != "stored" and env.compact is not None
+
+
+def make_sizes(config: Config, recomputed: bool) -> Sizes:
     """The engine's static sizes."""
     train = config.train
     return Sizes(
@@ -93,20 +103,21 @@ def make_sizes(config: Config) -> Sizes:
         target_update_interval=train.target_update_interval,
         warmup_sequences=train.warmup_sequences,
         capacity=config.replay.capacity,
-        dtype=jnp.dtype(config.replay.dtype),
+        dtype=None if recomputed else jnp.dtype(config.replay.dtype),
         return_weight=config.replay.return_weight,
         in_turn=jax.default_backend() == "cpu",  # batched products over members: slow there, other bits
     )
 
 
 def member_seeds(config: Config) -> Array:
-    """i32[S]: seed .. seed + seeds - 1."""
-    return jnp.arange(config.seed, config.seed + config.seeds, dtype=jnp.int32)
+    """i32[S]: seed .. seed + seeds - 1, once for every point of the grid."""
+    return jnp.array([member.seed for member in members(config)], jnp.int32)
 
 
 def member_hypers(config: Config) -> Hyper:
-    """f32[S] each."""
-    return Hyper(**{name: np.full(config.seeds, value, np.float32) for name, value in config.hyper.items()})
+    """f32[S] each: what is swept from the member's point of the grid, the rest from `config.hyper`."""
+    own = [{**config.hyper, **member.hyper} for member in members(config)]
+    return Hyper(**{name: np.array([hyper[name] for hyper in own], np.float32) for name in Hyper._fields})
 
 
 def _make_run(

@@ -27,7 +27,10 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
+from meigm_jax.config import Member, members
+from meigm_jax.hyper import told
 from meigm_jax.runs.logger import Row, metric_keys
+from meigm_jax.runs.saved import read_config
 from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
 
 INIT_SECONDS = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))  # to wait for the server, while training goes on
@@ -35,10 +38,10 @@ RECORD = "wandb.json"  # in the run directory: the ids of its wandb runs
 
 
 class Target(NamedTuple):
-    """A wandb run, the seed that it is about (None: all of them), and the first env steps that it lacks."""
+    """A wandb run, the member that it is about (None: all of them), and the first env steps that it lacks."""
 
     run: Any
-    seed: int | None
+    member: int | None
     first: int
 
 
@@ -78,8 +81,9 @@ def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], 
     complete = False
     with Record(run_dir, config["wandb"]) as record, open(run_dir / "metrics.jsonl", "rb") as metrics:
         try:
-            for seed in _seeds(config):
-                targets.append(_start(config, run_dir, record, seed))
+            together = config["wandb"]["runs"] == "together"
+            for number, member in enumerate([None] if together else members(read_config(run_dir, "wandb"))):
+                targets.append(_start(config, run_dir, record, number, member))
             if config["wandb"]["mode"] == "online":
                 tell(f"wandb: {_where(targets)}")
             for line in map(str.strip, inputs):
@@ -150,16 +154,21 @@ def send(target: Target, rows: Sequence[Row]) -> None:
     """One point, unless the wandb run has it already."""
     env_steps = rows[0]["env_steps"]
     if env_steps >= target.first:
-        mine = [row for row in rows if target.seed in (None, row["seed"])]
-        target.run.log(point(mine, together=target.seed is None), step=env_steps, commit=True)
+        mine = [row for row in rows if target.member in (None, row["member"])]
+        target.run.log(point(mine, together=target.member is None), step=env_steps, commit=True)
 
 
 def point(rows: Sequence[Row], together: bool) -> Row:
     """Rows of one number of env steps as one flat row: `eval_greedy/win_rate`, ... are means over the seeds.
 
-    `together` adds every seed's own value, `seed0/eval_greedy/win_rate`, ...
+    `together` adds every seed's own value, `seed0/eval_greedy/win_rate`, ... and keeps the points of a sweep apart by
+    their values, `lr=0.01/eval_greedy/win_rate`, `lr=0.01/seed0/eval_greedy/win_rate`, ...
     """
     flat: Row = {"env_steps": rows[0]["env_steps"], "grad_steps": rows[0]["grad_steps"]}
+    if together and len(groups := _by_point(rows)) > 1:
+        for values, mine in groups:
+            flat |= {key if key in flat else f"{values}/{key}": x for key, x in point(mine, together).items()}
+        return flat
     for prefix in dict.fromkeys(map(_prefix, rows)):
         found = [row for row in rows if _prefix(row) == prefix]
         for key in metric_keys(found[0]):
@@ -176,17 +185,18 @@ def send_summary(target: Target, summary: dict[str, Any]) -> None:
     """Summary values, and the final evaluation as a table."""
     import wandb
 
-    seeds = [each for each in summary["seeds"] if target.seed in (None, each["seed"])]
+    seeds = [each for each in summary["seeds"] if target.member in (None, each["member"])]
     target.run.summary.update(summary_values(summary, seeds))
     columns, data = evaluation_table(seeds)
     target.run.log({"env_steps": summary["env_steps"], "evaluation": wandb.Table(columns=columns, data=data)})
 
 
 def evaluation_table(seeds: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    """Columns and rows of the final evaluation, a row per seed and policy, from the `seeds` of summary.json."""
-    finals = [(each["seed"], policy, final) for each in seeds for policy, final in each["final"].items()]
+    """Columns and rows of the final evaluation, a row per member and policy, from the `seeds` of summary.json."""
+    finals = [(each, policy, final) for each in seeds for policy, final in each["final"].items()]
     metrics = list(dict.fromkeys(key for *_, final in finals for key in final if key != "env_steps"))
-    return ["seed", "policy", *metrics], [[s, policy, *(final.get(m) for m in metrics)] for s, policy, final in finals]
+    rows = [[*each["hyper"].values(), each["seed"], policy, *map(final.get, metrics)] for each, policy, final in finals]
+    return [*seeds[0]["hyper"], "seed", "policy", *metrics], rows
 
 
 def summary_values(summary: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> Row:
@@ -195,6 +205,15 @@ def summary_values(summary: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> 
         key: summary[key] for key in ("env_steps_per_second", "compile_seconds", "wall_time", "peak_memory_bytes")
     }
     values["non_finite_seeds"] = sum(each["non_finite"] is not None for each in seeds)
+    groups = _by_point(seeds)
+    for hyper, mine in groups:
+        means = _means(mine)
+        values |= {f"{hyper}/{key}": x for key, x in means.items()} if len(groups) > 1 else means
+    return values
+
+
+def _means(seeds: Sequence[dict[str, Any]]) -> Row:
+    values: Row = {}
     groups = {f"final_{policy}": [each["final"][policy] for each in seeds] for policy in seeds[0]["final"]}
     for name, found in (groups | {"best": [each["best"] for each in seeds]}).items():
         for key in metric_keys(found[0]):
@@ -203,31 +222,45 @@ def summary_values(summary: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> 
     return values
 
 
-def _seeds(config: dict[str, Any]) -> Sequence[int | None]:
-    together = config["wandb"]["runs"] == "together"
-    return [None] if together else range(config["seed"], config["seed"] + config["seeds"])
+def _by_point(entries: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows, or members of summary.json, of each point of the sweep, with its values in words."""
+    groups: dict[str, list[Row]] = {}
+    for entry in entries:
+        groups.setdefault(_values(entry["hyper"]), []).append(entry)
+    return list(groups.items())
 
 
-def _start(config: dict[str, Any], run_dir: Path, record: Record, seed: int | None) -> Target:
+def _values(hyper: dict[str, float]) -> str:
+    return told(hyper).replace(" ", ",")
+
+
+def _start(config: dict[str, Any], run_dir: Path, record: Record, number: int, member: Member | None) -> Target:
     import wandb
 
-    settings, alone = config["wandb"], seed is not None
+    settings = config["wandb"]
     label = f"{config['env']['name']}/{config['algo']['name']}/{config['name'] or run_dir.name}"
+    group, name, identity = settings["group"], label, record.id
+    if member is not None:
+        group, name = group or label, "/".join(filter(None, (label, _values(member.hyper), f"seed{member.seed}")))
+        identity += f"-seed{member.seed}" + (f"-member{number}" if member.hyper else "")
+        hyper = config["hyper"] | member.hyper
+        config = config | {"seed": member.seed, "seeds": 1, "hyper": hyper, "sweep": {}}
     run = wandb.init(
         project=settings["project"],
         entity=settings["entity"],
-        group=settings["group"] or (label if alone else None),
+        group=group,
         mode=settings["mode"],
         dir=run_dir,
-        name=f"{label}/seed{seed}" if alone else label,
-        config=config | ({"seed": seed, "seeds": 1} if alone else {}),
-        id=f"{record.id}-seed{seed}" if alone else record.id,
+        name=name,
+        config=config,
+        id=identity,
         resume="allow",
         reinit="create_new",
         settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
     )
     run.define_metric("*", step_metric="env_steps")
-    return Target(run, seed, first=record.sent + 1 if settings["mode"] == "offline" else run.step)
+    first = record.sent + 1 if settings["mode"] == "offline" else run.step
+    return Target(run, None if member is None else number, first)
 
 
 def _where(targets: Sequence[Target]) -> str:

@@ -63,16 +63,22 @@ def step(key, state, action):
     return state, time_step(state, action), reward, ended & ~state.limit, ended & state.limit, info
 
 
-ENV = Env(SPEC, reset, step, normalise=lambda at: at)
+def expand(kept):
+    """Observations and state of what a replay keeps of a Counter: all but its key."""
+    at = time_step(Counter(*kept, key=jax.random.key(0)), jnp.full(AGENTS, -1))
+    return at.obs, at.state
 
 
-def random_act(learner, carry, at, key, env_step, policy):
+ENV = Env(SPEC, reset, step, normalise=lambda at: at, compact=lambda state: tuple(state[:-1]), expand=expand)
+
+
+def random_act(learner, carry, at, noise, env_step, policy):
     """Any available action; greedy: the first one. The carry counts calls."""
     logits = jnp.zeros(at.avail.shape)
     action = (
         policies.greedy(logits, at.avail)
         if policy == "greedy"
-        else policies.boltzmann(logits, at.avail).sample(seed=key)
+        else policies.sample(policies.boltzmann(logits, at.avail), noise)
     )
     return action, carry + 1
 

@@ -38,13 +38,13 @@ def test_it_is_scaled_as_the_reward_and_counts_on_real_rows_alone(collected):
 
 
 def test_the_replay_keeps_it_and_has_no_room_for_it_where_there_is_none(collected):
-    ring = replay.write(replay.init(SHAPED.spec, 4, LENGTH, jnp.float32), collected.trajectory, jnp.int32(2))
-    batch = replay.sample(ring, jax.random.key(0), jnp.int32(4), 32)
+    ring = replay.write(replay.init(SHAPED, 4, LENGTH, jnp.float32), collected, jnp.int32(2))
+    batch = replay.expand(SHAPED, replay.sample(ring, jax.random.key(0), jnp.int32(4), 32))
     assert batch.shaped_reward is not None
     np.testing.assert_allclose(batch.shaped_reward, 10 * batch.reward, rtol=1e-6)
     assert batch.shaped_reward.any()
-    assert replay.init(SPEC, 4, LENGTH, jnp.float32).shaped_reward is None
-    difference = replay.nbytes(SHAPED.spec, 4, LENGTH, jnp.float32) - replay.nbytes(SPEC, 4, LENGTH, jnp.float32)
+    assert replay.init(ENV, 4, LENGTH, jnp.float32).shaped_reward is None
+    difference = replay.nbytes(SHAPED, 4, LENGTH, jnp.float32) - replay.nbytes(ENV, 4, LENGTH, jnp.float32)
     assert difference == 4 * LENGTH * 4
 
 

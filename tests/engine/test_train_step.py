@@ -62,15 +62,15 @@ def test_gradient_steps_and_target_copies_come_exactly_when_due(history):
 
 
 def test_the_ring_fills_and_wraps(history):
-    filled = [int(state.replay.first[0].any(-1).sum()) for state, _ in history]
+    filled = [int((state.replay.flags[0] > 0).any(-1).sum()) for state, _ in history]
     assert filled == [2, 4, 6, 8, 8, 8, 8, 8]
-    before, after = (np.asarray(history[i][0].replay.state[0]) for i in (3, 4))
+    before, after = (np.asarray(history[i][0].replay.seen.state[0]) for i in (3, 4))
     changed = (before != after).any(axis=(1, 2))
     np.testing.assert_array_equal(changed, np.arange(8) < 2)
 
 
 def test_members_see_different_episodes(history):
-    tags = np.asarray(history[0][0].replay.state[:, :2, 0, 3])
+    tags = np.asarray(history[0][0].replay.seen.state[:, :2, 0, 3])
     assert len(set(tags.ravel())) == 4
 
 

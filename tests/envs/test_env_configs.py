@@ -84,6 +84,7 @@ def test_options_are_converted_and_completed() -> None:
         "walls_cause_death": True,
         "see_enemy_actions": True,
         "sight_range": None,
+        "simulator": "fast",
     }
 
 

@@ -362,14 +362,10 @@ def test_medivacs_alone_are_a_defeat() -> None:
 LIMIT, ENVS, ROWS = 24, 48, 80
 
 
-def choose(key: Array, avail: Array) -> Array:
-    """i32[N]: at random among the available actions, mostly attacking or healing where that is possible."""
-    preference = jnp.where(jnp.arange(avail.shape[-1]) > STOP, 4.0, 0.0)
-    return jax.random.categorical(key, jnp.where(avail, preference, -jnp.inf))
-
-
-def act_at_random(learner: Any, carry: Any, at: Any, key: Array, step: Array, greedy: bool) -> tuple[Array, Any]:
-    return jax.vmap(choose)(jax.random.split(key, at.first.shape[0]), at.avail), carry
+def act_at_random(learner: Any, carry: Any, at: Any, noise: Array, step: Array, greedy: bool) -> tuple[Array, Any]:
+    """At random among the available actions, mostly attacking or healing where that is possible."""
+    preference = jnp.where(jnp.arange(at.avail.shape[-1]) > STOP, 4.0, 0.0)
+    return jnp.argmax(jnp.where(at.avail, preference + noise, -jnp.inf), axis=-1), carry
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from meigm_jax.modules import agent, gru
+from meigm_jax.modules.layers import dense
 from meigm_jax.types import EnvSpec, TimeStep
 
 ROWS, BATCH, HIDDEN = 7, 2, 5
@@ -40,6 +41,18 @@ def test_the_hand_written_gradient_is_that_of_a_plain_scan_with_resets():
             jax.value_and_grad(scalar, (1, 2))(unroll, recurrent, x) for unroll in (gru.unroll, plain_unroll)
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), ours, theirs)
+
+
+@pytest.mark.parametrize("sizes", [(3, 5), (5, 3)])
+def test_a_product_has_the_gradient_of_a_plain_one(sizes):
+    with jax.enable_x64(True):
+        k_x, k_kernel = jax.random.split(jax.random.key(3))
+        x, kernel = jax.random.normal(k_x, (ROWS, BATCH, sizes[0])), jax.random.normal(k_kernel, sizes)
+        ours, theirs = (
+            jax.value_and_grad(lambda x, kernel, f=f: jnp.sum(jnp.sin(f(x, kernel))), (0, 1))(x, kernel)
+            for f in (dense, jnp.matmul)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), ours, theirs)
 
 
 @pytest.fixture(scope="module")

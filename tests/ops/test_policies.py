@@ -99,3 +99,24 @@ def test_has_choice_and_take():
     avail = jnp.array([[True, False, True], [True, False, False], [False, False, False]])
     np.testing.assert_array_equal(policies.has_choice(avail), [True, False, False])
     np.testing.assert_array_equal(policies.take(jnp.arange(6.0).reshape(2, 3), jnp.array([2, 0])), [2.0, 3.0])
+
+
+def test_a_draw_follows_the_policy_and_is_always_available():
+    logits, avail = random_case(4, scale=2.0)
+    logits = logits.at[0].set(0.0).at[1].set(jnp.array([0.0, -200.0, 0.0, 200.0, 0.0]))
+    avail = avail.at[0].set(jnp.arange(ACTIONS) == ACTIONS - 1).at[1].set(True)
+    pi = policies.boltzmann(logits, avail)
+    draw = jax.jit(jax.vmap(lambda key: policies.draw(pi, avail, key)))
+    actions = draw(jax.random.split(jax.random.key(1), 20_000))
+    share = jax.nn.one_hot(actions, ACTIONS).mean(axis=0)
+    assert not share[~avail].any() and (actions[:, 0] == ACTIONS - 1).all() and (actions[:, 1] == 3).all()
+    spread = np.sqrt(pi.probs * (1 - pi.probs) / len(actions))
+    np.testing.assert_array_less(np.abs(share - pi.probs), 5 * spread + 1e-5)
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0 - 2.0**-23])  # the least and the largest of jax.random.uniform
+def test_a_draw_at_the_edge_of_the_distribution_is_available(monkeypatch, number):
+    logits, avail = random_case(9, scale=5.0)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, number, dtype))
+    action = policies.draw(policies.boltzmann(logits, avail), avail, jax.random.key(0))
+    assert policies.take(avail, action).all()

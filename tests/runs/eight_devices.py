@@ -105,7 +105,7 @@ def test_a_checkpoint_is_restored_on_any_number_of_devices(runs, devices):
     one, many = (restored(run_dir, devices) for run_dir in runs)
     for x, y in zip(arrays(one), arrays(many), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
-    assert np.asarray(one.replay.valid).any(axis=2).all()
+    assert np.asarray(one.replay.flags).any(axis=2).all()
     for x in arrays(many):
         assert x.sharding.device_set == set(jax.devices()[:devices])
         assert {shard.data.shape for shard in x.addressable_shards} == {(8 // devices, *x.shape[1:])}

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meigm_jax.config import Config
+from meigm_jax.config import Config, num_members
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.runs.loop import run
 from meigm_jax.runs.trainer import Trainer, make_sizes
@@ -42,7 +42,7 @@ def small_config(run_dir: Path, *overrides: str) -> Config:
 
 
 def make_trainer(config: Config, max_iterations: int) -> Trainer:
-    sizes = make_sizes(config)
+    sizes = make_sizes(config, recomputed=False)
     optimizer = optax.adam(0.1)
 
     def init_one(seed, hyper):
@@ -62,7 +62,8 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         gradient = {"w": weights @ obs.astype(jnp.float32)}
         updates, memory = optimizer.update(gradient, state.learner.optimizer_state)
         ready = i >= sizes.warmup_iterations
-        params = jax.tree.map(lambda p, u: jnp.where(ready, p + u, p), state.learner.params, updates)
+        rate = state.learner.hyper.alpha_learning_rate / jnp.float32(0.01)  # 1 by default
+        params = jax.tree.map(lambda p, u: jnp.where(ready, p + rate * u, p), state.learner.params, updates)
         learner = state.learner._replace(params=params, optimizer_state=memory)
         loss = jnp.where(ready, jnp.sum(gradient["w"] ** 2), jnp.nan)
         metrics = {"return": rows.mean(), "win_rate": jnp.mean(rows > 0), "loss_td": loss, "opt_error": jnp.nan * loss}
@@ -75,7 +76,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
             return state, {name: carry[1][name].at[i].set(x) for name, x in metrics.items()}
 
         names = ("return", "win_rate", "loss_td", "opt_error")
-        empty = {name: jnp.full((max_iterations, config.seeds), jnp.nan) for name in names}
+        empty = {name: jnp.full((max_iterations, num_members(config)), jnp.nan) for name in names}
         return jax.lax.fori_loop(0, count, iteration, (state, empty))
 
     def evaluate(learner, key, env_steps, policy, *, episodes):

@@ -33,7 +33,7 @@ def save_run(
         checkpoints.save(states[str(iteration)], iteration, {})
     if best is not None:
         states["best"] = random_state(config, best)
-        checkpoints.save_best(states["best"], best, {})
+        checkpoints.save_best(states["best"], best, {}, print)
     return states
 
 

@@ -224,6 +224,24 @@ def test_without_any_intact_checkpoint_nothing_is_lost(tmp_path, monkeypatch):
     assert rows_of(run_dir) == before
 
 
+def test_a_replay_stored_by_another_version_is_one_clear_error(tmp_path, monkeypatch):
+    config = fake.small_config(tmp_path / "run")
+    chunks_of(monkeypatch, 1)
+    crash(config, 11)
+    before = rows_of(tmp_path / "run")
+
+    def other_version(*_):
+        def init(*args):
+            state = TRAINER.init(*args)
+            return state._replace(replay={"seen": state.replay.obs, "flags": state.replay.flag})
+
+        return TRAINER._replace(init=init)
+
+    with pytest.raises(ConfigError, match=r"resume: the replay in .* was stored by another version"):
+        loop.run(config, tmp_path / "run", other_version)
+    assert rows_of(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("keep", [1, 3])
 def test_only_what_is_needed_is_kept(tmp_path, monkeypatch, keep):
     chunks_of(monkeypatch, 1)

@@ -53,7 +53,7 @@ def assert_is(restored: Restored, state, members: list[int]) -> None:
 @pytest.mark.parametrize(("checkpoint", "name", "iteration"), [("best", "best", 3), ("newest", "7", 7)])
 def test_the_learners_of_all_seeds_come_back(saved, checkpoint, name, iteration):
     restored, warnings = read(saved[0], checkpoint)
-    assert (restored.checkpoint, restored.env_steps, warnings) == (checkpoint, iteration * ITERATION, [])
+    assert (restored.checkpoint, restored.env_steps, warnings) == (checkpoint, [iteration * ITERATION] * 2, [])
     assert restored.seeds == [3, 4]
     assert_is(restored, saved[1][name], [0, 1])
 
@@ -62,6 +62,24 @@ def test_one_seed_may_be_chosen(saved):
     restored, _ = read(saved[0], seed=4)
     assert restored.seeds == [4]
     assert_is(restored, saved[1]["best"], [1])
+
+
+def test_a_member_of_a_sweep_is_chosen_by_its_number_or_with_its_seed(tmp_path):
+    sweep = ("+env=matrix_game", "sweep.gamma=[0.9,0.99]")
+    states = save_run(tmp_path / "run", *sweep, newest=(2,))
+    for seed, member, rows in [(None, 2, [2]), (4, None, [1, 3])]:
+        restored = restore(tmp_path / "run", seed, "newest", pytest.fail, member)
+        assert_is(restored, states["2"], rows)
+        assert restored.seeds == [(3, 4)[row % 2] for row in rows]
+        assert restored.hypers == [{"gamma": (0.9, 0.99)[row // 2]} for row in rows]
+    for seed, member, message in [
+        (None, 4, "member: '.*' has the members 0 to 3, got 4"),
+        (None, -1, "member: '.*' has the members 0 to 3, got -1"),
+        (3, 1, "member: 1 of '.*' has seed 4, not 3"),
+        (5, 1, "seed: '.*' has the seeds 3 to 4, got 5"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            restore(tmp_path / "run", seed, "newest", pytest.fail, member)
 
 
 def test_without_a_best_one_the_newest_is_taken_and_that_is_said(run_dir, saved):
@@ -78,7 +96,7 @@ def test_what_is_not_intact_is_skipped_with_a_warning(run_dir, saved):
             file.write_bytes(b"")
     restored, warnings = read(run_dir)
     assert_is(restored, saved[1]["5"], [0, 1])
-    assert restored.env_steps == 5 * ITERATION
+    assert restored.env_steps == [5 * ITERATION] * 2
     assert [text.split(" is not intact")[0] for text in warnings[:2]] == ["checkpoint best-3", "checkpoint 7"]
 
 

@@ -1,4 +1,4 @@
-"""Killed at a random moment and resumed: the real trainer, each time in a process of its own."""
+"""Killed at a random moment and resumed: the real trainer, sweeping, each time in a process of its own."""
 
 import json
 import os
@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (
-    "seeds=2 total_env_steps=2400 train.num_envs=4 train.chunk_length=2 train.updates_per_chunk=2 train.batch_size=4 "
+    "seeds=1 sweep.lr=[1e-4,1e-3] total_env_steps=2400 "
+    "train.num_envs=4 train.chunk_length=2 train.updates_per_chunk=2 train.batch_size=4 "
     "train.warmup_sequences=64 train.target_update_interval=4 replay.capacity=256 log.interval=200 "
     "evaluation.interval=800 evaluation.episodes=4 evaluation.final_episodes=4 evaluation.num_envs=4 "
     "checkpoint.interval_seconds=0"

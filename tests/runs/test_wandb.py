@@ -285,9 +285,48 @@ def test_a_point_holds_every_seed_and_the_mean():
     assert point(alone, together=False) == expected
 
 
+def test_a_point_of_a_sweep_has_means_and_seeds_of_its_own():
+    about = {"kind": "train", "env_steps": 8, "grad_steps": 2, "wall_time": 1.0}
+    rows = [
+        {**about, "seed": seed, "member": 2 * k + seed, "hyper": {"gamma": gamma, "td_lambda": 0.5}, "return": k + seed}
+        for k, gamma in enumerate((0.9, 1.0))
+        for seed in (0, 1)
+    ]
+    assert point(rows, together=True) == {
+        "env_steps": 8,
+        "grad_steps": 2,
+        "gamma=0.9,td_lambda=0.5/seed0/train/return": 0,
+        "gamma=0.9,td_lambda=0.5/seed1/train/return": 1,
+        "gamma=0.9,td_lambda=0.5/train/return": 0.5,
+        "gamma=1,td_lambda=0.5/seed0/train/return": 1,
+        "gamma=1,td_lambda=0.5/seed1/train/return": 2,
+        "gamma=1,td_lambda=0.5/train/return": 1.5,
+    }
+    finals = [{"seed": 0, "hyper": {"gamma": gamma}, "final": {"greedy": {"return": 1.0}}} for gamma in (0.9, 1.0)]
+    columns = ["gamma", "seed", "policy", "return"]
+    assert evaluation_table(finals) == (columns, [[0.9, 0, "greedy", 1.0], [1.0, 0, "greedy", 1.0]])
+
+
+def test_a_sweep_arrives_point_by_point(tmp_path, server):
+    together, each = tmp_path / "together", tmp_path / "each"
+    options = ("wandb.mode=online", "seeds=1", "sweep.alpha_lr=[0.01,0.1]", "name=mine")
+    for run_dir, runs in ((together, "together"), (each, "per_seed")):
+        loop.run(fake.small_config(run_dir, *options, f"wandb.runs={runs}"), None, fake.make_trainer)
+    one, *two = list(server.runs)
+    assert one == ids_of(together) and two == [f"{ids_of(each)}-seed0-member{k}" for k in (0, 1)]
+    finals = json.loads((each / "summary.json").read_text())["seeds"]
+    for run, value, member in zip(two, (0.01, 0.1), finals, strict=True):
+        assert server.runs[run]["config"]["hyper"]["value"]["alpha_learning_rate"] == value
+        final = member["final"]["greedy"]["return"]
+        assert server.runs[run]["summary"]["final_greedy/return"] == pytest.approx(final)
+        shown = server.runs[one]["summary"][f"alpha_learning_rate={value}/final_greedy/return"]
+        assert shown == pytest.approx(final)
+    assert finals[0]["final"] != finals[1]["final"]
+
+
 def test_the_table_has_a_row_per_seed_and_policy():
     greedy = {"env_steps": 160, "return": 2.0, "episode_length": 1.0, "episodes": 8}
     final = {"greedy": greedy, "sampled": {"return": 1.0, "episodes": 8, "win_rate": 0.5}}
-    columns, data = evaluation_table([{"seed": 3, "final": final}])
+    columns, data = evaluation_table([{"seed": 3, "hyper": {}, "final": final}])
     assert columns == ["seed", "policy", "return", "episode_length", "episodes", "win_rate"]
     assert data == [[3, "greedy", 2.0, 1.0, 8, None], [3, "sampled", 1.0, None, 8, 0.5]]

@@ -1,0 +1,141 @@
+"""experiments/benchmark.py: what is measured, what becomes of it, and our side of the measurements."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def benchmark(monkeypatch, experiment):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")  # where it finds its other module
+    yield experiment("benchmark")
+    sys.modules.pop("benchmark_report", None)
+
+
+@pytest.fixture
+def measure(experiment):
+    return experiment("benchmark_measure")
+
+
+def test_what_is_compared_takes_turns_and_is_measured_once(benchmark, tmp_path, monkeypatch):
+    seconds = {"ours": [0.5, 0.1, 0.2], "step": [0.6, 0.4, 0.5], "step_env": [0.2, 0.25, 0.3]}
+    device, asked = {"name": "2 Cores", "platform": "cpu", "jax": "1.0"}, []
+
+    def start(unit, options):
+        if unit["kind"] == "device":
+            return device
+        asked.append((unit["env"], unit["system"]))
+        return {"seconds": seconds[unit["system"]][asked.count(asked[-1]) - 1]}
+
+    monkeypatch.setattr(benchmark, "start", start)
+    assert benchmark.main(["env", "--out", str(tmp_path), "--minutes", "0"]) == 0 and asked == []
+    assert benchmark.main(["env", "--out", str(tmp_path), "--repeats", "1"]) == 0
+    assert benchmark.main(["env", "--out", str(tmp_path)]) == 0
+    turn = [("smax_5v5", "ours"), ("smax_5v5", "step"), ("smax_5v5", "step_env")]
+    assert asked[:3] == turn and asked[6:12] == turn * 2
+    assert len(asked) == 2 * 3 * 3
+    assert benchmark.main(["env", "--out", str(tmp_path)]) == 0 and len(asked) == 18
+    # 64 x 128 steps in 0.2 s (0.1 to 0.5), 0.5 s and 0.25 s
+    line = "| smax_5v5 | 64 | 40960 [16384, 81920] | 16384 [13653, 20480] | 32768 [27307, 40960] | 2.50 | 1.25 |"
+    assert line in (tmp_path / "README.md").read_text().splitlines()
+    assert len(json.loads((tmp_path / "2_cores.json").read_text())["units"]) == 6
+    device["jax"] = "2.0"
+    assert benchmark.main(["env", "--out", str(tmp_path)]) == 2 and len(asked) == 18
+
+
+def test_a_measurement_that_fails_leaves_the_others(benchmark, tmp_path, monkeypatch):
+    def start(unit, options):
+        if unit["kind"] == "device":
+            return {"name": "GPU", "platform": "gpu", "jax": "1.0"}
+        return None if unit["system"] == "step" else {"seconds": 1.0}
+
+    monkeypatch.setattr(benchmark, "start", start)
+    assert benchmark.main(["env", "--out", str(tmp_path)]) == 1
+    assert "| smax_10v10 | 64 | 8192 | - | 8192 | - | 1.00 |" in (tmp_path / "README.md").read_text()
+
+
+def test_times_of_training_become_costs_speeds_and_ratios(benchmark):
+    plan = benchmark.Plan()
+    times = {"qmix": (0.2, 0.1, 0.0125), "me_qmix": (0.25, 0.12, 0.015), "jaxmarl": (0.4, 0.16, 0.03)}
+    rows = []
+    for group in benchmark.iteration_groups(plan) + benchmark.seeds_groups(plan):
+        for unit in group:
+            if unit["kind"] == "train":
+                all_steps, collecting, step = (x * unit["seeds"] for x in times[unit["system"]])
+                found = {"iteration_8": all_steps, "iteration_1": all_steps, "rollout": collecting}
+                rows.append({"unit": unit, "repeats": [found | {"gradient_step": step}]})
+            elif unit["kind"] in ("run", "facts", "products"):
+                each = {
+                    "compile": 20.0,
+                    "peak_memory": 2e9,
+                    "replay": 1600.0,
+                    "flops": 6e9,
+                    "large": 4e11,
+                    "narrow": 2e11,
+                }
+                rows.append({"unit": unit, "repeats": [each]})
+    text = benchmark.report.section({"device": {"name": "d", "platform": "cpu", "jax": "1"}, "units": rows})
+    lines = text.splitlines()
+    assert "| iteration, gradient steps: 8, ms | 200 | 250 | 400 | 2.00 | 1.60 |" in lines
+    assert "| iteration, gradient steps: 8: env steps/s | 10240 | 8192 | 5120 | 2.00 | 1.60 |" in lines
+    assert "| peak memory, GB | 2 | 2 | 2 | 1.00 | 1.00 |" in lines
+    assert "| 16 | 200 | 250 | 400 | 2.00 | 1.60 |" in lines  # per seed
+    # 6 GFLOP at 400 GFLOP/s are 15 ms
+    assert "| JaxMARL's QMIX | - | 160 | - | 6.00 | 15 | 30 | 0.50 |" in lines
+
+
+def test_whatever_is_planned_is_a_valid_run_of_ours(benchmark, measure):
+    plans = [benchmark.Plan(), benchmark.SMOKE]
+    groups = [group for plan in plans for table in benchmark.GROUPS.values() for group in table(plan)]
+    units = [unit for group in groups for unit in group if unit["kind"] == "train" and unit["system"] == "qmix"]
+    assert {unit["seeds"] for unit in units} == {1, 2, 4, 8, 16} and {unit["num_envs"] for unit in units} >= {8, 1024}
+    for unit in units:
+        config = measure.our_config(unit, 8)
+        iterations = -(-config.train.warmup_sequences // config.train.num_envs) - 1  # that only collect
+        assert iterations == (unit["batch_size"] - 1 if unit["gradient_steps"] else unit["iterations"])
+
+
+def test_a_wrong_path_of_the_peer_is_one_line(benchmark, tmp_path, capsys):
+    assert benchmark.main(["env", "--jaxmarl", str(tmp_path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "baselines/QLearning/qmix_rnn.py" in line and "checkout" in line
+
+
+def test_the_environment_alone_plays_on_past_the_end_of_episodes(measure):
+    game = measure.ours({"env": "matrix_game", "length": 6})
+    _, episodes = jax.jit(jax.vmap(lambda key: measure.play(game, 6, key)))(jax.random.split(jax.random.key(0), 2))
+    assert episodes.tolist() == [6, 6]  # each has one step
+    counting = measure.Game(  # an episode counts to 3
+        lambda key: (jnp.int32(0), jnp.ones((1, 2))),
+        lambda key, state, action: (state + 1, jnp.ones((1, 2)), (state == 2, state)),
+        lambda state, at: at > 0,
+        lambda results: results[0],
+        4,
+    )
+    used, episodes = jax.jit(lambda key: measure.play(counting, 7, key))(jax.random.key(0))
+    assert episodes == 2 and used == 7 * 2 + 2 + (0 + 1 + 2) * 2 + 0  # readings, ends, states
+
+
+def test_our_trainer_is_timed_with_and_without_gradient_steps(measure):
+    unit = {
+        "system": "qmix", "env": "matrix_game", "seeds": 1, "num_envs": 2, "length": 4, "batch_size": 2,
+        "capacity": 8, "gradient_steps": [2], "iterations": 2, "rounds": 1,
+    }  # fmt: skip
+    found = measure.train_seconds(unit)
+    assert found["rollout"] > 0 and found["iteration_2"] > 0
+    assert found["gradient_step"] == (found["iteration_2"] - found["rollout"]) / 2
+    with pytest.raises(RuntimeError, match="0 of 2 iterations have learnt, not 2"):
+        measure.check_learnt({"loss_td": np.full((2, 1), np.nan)}, 2, 2)
+    facts = measure.facts(unit)
+    agents = measure.envs.make("matrix_game").spec.num_agents
+    assert facts["flops"] > 2 * 4 * 2 * agents * 64 * 192  # at least the recurrent layer, once
+    state = jax.eval_shape(lambda: measure.begin(unit, 1)[1])
+    stored = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.replay))
+    assert facts["replay"] == stored / (8 * 4)
