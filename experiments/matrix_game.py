@@ -41,6 +41,7 @@ GAMES_SETTING = [
     "hyper.epsilon_end=1.0",
     "hyper.learning_rate=3e-3",
     "train.updates_per_chunk=8",
+    "train.in_turn=false",
     "algo.agent.name=mlp",
     "algo.agent.hidden_dim=32",
     "evaluation.interval=12_800",
