@@ -194,7 +194,7 @@ Replay is uniform; epsilon-greedy algorithms act at random throughout (epsilon 1
 What decides is then what a mixer can represent, not what it was shown. An MLP agent of 32 units, learning rate 0.003,
 12,800 env steps, 3200 gradient steps. QPLEX has 10 kernels of 3 layers, as its authors' for matrix games, 16 units
 wide, weighted QMIX a central network of 64 units. Q_tot: median over seeds, rows A, B, C. Error: largest |Q_tot -
-payoff| of a seed, median over seeds.
+payoff| of a seed, median over seeds. What is not in the tables has not been run yet.
 """
 
 
