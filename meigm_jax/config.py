@@ -67,6 +67,7 @@ class TrainConfig:
     batch_size: int
     target_update_interval: int
     warmup_sequences: int
+    in_turn: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def _tick(smax: Any, traits: Traits, orders: Orders, units: Units, deviation: Ar
     y = jnp.where(units.alive, jnp.clip(units.y + orders.dy, 0.0, smax.map_height), units.y)
     fires = _in_range(units, traits, orders.aim, units.alive) & (units.cooldown <= 0.0)
     damage = _collect(orders.aim, jnp.where(fires, traits.attack, 0.0), operator.add)
-    health = jnp.maximum(units.health - damage, 0.0)
+    health = jax.lax.optimization_barrier(jnp.maximum(units.health - damage, 0.0))  # else made again at every use
     rested = units.cooldown - smax.time_per_step
     cooldown = jnp.where(fires, traits.weapon_cooldown + deviation, rested)
     if _new(smax) == "medivac":
@@ -309,7 +309,7 @@ def _heal(
     missing = _pick(traits.health - health, orders.patient)
     energy = before.cooldown
     most = jnp.minimum(new_units.HEAL_RATE * smax.time_per_step, energy * new_units.HEALTH_PER_ENERGY)
-    healed = jnp.where(heals, jnp.minimum(most, missing), 0.0)
+    healed = jax.lax.optimization_barrier(jnp.where(heals, jnp.minimum(most, missing), 0.0))
     energy = energy + new_units.ENERGY_RATE * smax.time_per_step - healed / new_units.HEALTH_PER_ENERGY
     energy = jnp.clip(energy, 0.0, traits.weapon_cooldown)
     health = health + _collect(orders.patient, healed, jnp.maximum)

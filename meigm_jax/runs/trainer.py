@@ -105,7 +105,8 @@ def make_sizes(config: Config, recomputed: bool) -> Sizes:
         capacity=config.replay.capacity,
         dtype=None if recomputed else jnp.dtype(config.replay.dtype),
         return_weight=config.replay.return_weight,
-        in_turn=jax.default_backend() == "cpu",  # batched products over members: slow there, other bits
+        # Batched products over members are slow on the CPU unless networks are tiny, and a member gets other bits.
+        in_turn=jax.default_backend() == "cpu" if train.in_turn is None else train.in_turn,
     )
 
 
