@@ -32,6 +32,7 @@ from meigm_jax.engine.evaluation import evaluate, watch
 from meigm_jax.envs import smacv2
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.smacv2_units import with_medivacs
+from meigm_jax.ops import policies
 from meigm_jax.runs import gif
 from meigm_jax.types import Algorithm, Array, TimeStep
 
@@ -101,7 +102,7 @@ def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes
 
 
 def acting(init_carry: Callable[[int], Any], act: Callable[[Any, TimeStep, Array], tuple[Array, Any]]) -> Algorithm:
-    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and Gumbel noise [E, N, A]."""
+    """An Algorithm that acts and learns nothing; `act` takes carry, TimeStep[E] and uniform numbers [E, N]."""
     return Algorithm(
         init=lambda key, hyper: NOTHING,
         init_carry=init_carry,
@@ -114,7 +115,7 @@ def random_play(name: str) -> Algorithm:
     """Uniform over the available actions."""
 
     def act(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
-        return jnp.argmax(jnp.where(at.avail, noise, -jnp.inf), axis=-1), carry
+        return policies.sample(policies.boltzmann(jnp.zeros(at.avail.shape), at.avail), at.avail, noise), carry
 
     return acting(lambda number: (), act)
 
@@ -127,7 +128,7 @@ def heuristic_play(name: str) -> Algorithm:
 
     def one(carry: Any, at: TimeStep, noise: Array) -> tuple[Array, Any]:
         carry = jax.tree.map(lambda first, now: jnp.where(at.first, first, now), start, carry)
-        keys = jax.random.wrap_key_data(jax.lax.bitcast_convert_type(noise[:, :2], jnp.uint32))
+        keys = jax.vmap(jax.random.key)(jax.lax.bitcast_convert_type(noise, jnp.uint32))
         actions, carry = jax.vmap(policy)(keys, carry, at.obs)
         return with_medivacs(world, jnp.arange(agents), at.obs, actions), carry
 

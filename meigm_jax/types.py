@@ -146,8 +146,8 @@ class Algorithm(NamedTuple):
 
     init: Callable[[Array, Hyper], Learner]
     init_carry: Callable[[int], Any]  # number of environments -> the acting carry
-    # learner, carry, TimeStep[E], key or Gumbel noise f32[E, N, A] (all that is random in acting is a choice by
-    # argmax(logits + noise)), env step, policy (static) -> (i32[E, N], carry). The policy "sampled" explores,
+    # learner, carry, TimeStep[E], key or uniform numbers f32[E, N] (an agent needs one to choose, see
+    # policies.sample), env step, policy (static) -> (i32[E, N], carry). The policy "sampled" explores,
     # "greedy" is the argmax of each agent's q, "mode" that of its policy pi (greedy where there is no pi)
     act: Callable[[Learner, Any, TimeStep, Array, Array, str], tuple[Array, Any]]
     # learner, key, Trajectory[T, B], env step -> (learner, metrics)

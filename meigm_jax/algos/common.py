@@ -84,7 +84,7 @@ def explore(hyper: Hyper, q: Array, at: TimeStep, noise: Array, step: Array, pol
     """Actions i32[E, N]: epsilon-greedy when sampled, otherwise the argmax of q [E, N, A]."""
     if policy != "sampled":
         return policies.greedy(q, at.avail)
-    return policies.sample(policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)), noise)
+    return policies.sample(policies.epsilon_greedy(q, at.avail, epsilon(hyper, step)), at.avail, noise)
 
 
 def utilities_of(agent: Agent) -> Callable[[Any, Any, TimeStep], tuple[Array, Any]]:

@@ -99,7 +99,7 @@ def choose_greedily(at: TimeStep, q: Array) -> Next:
 def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Array, q: Array) -> Next:
     """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
     pi = local_policy(parts, opt, alpha, q, at)
-    action = policies.draw(pi, at.avail, key)
+    action = policies.sample(pi, at.avail, key)
     local = jnp.negative(pi.log_prob(action)) if parts.sampled_entropy else pi.entropy()
     return Next(action, alpha * jnp.sum(local, axis=-1))
 
@@ -232,7 +232,7 @@ def act(
     pi = local_policy(parts, params.opt, parts.temperature.alpha(params.temperature, hyper, step), q, at)
     if policy == "mode":
         return policies.mode(jnp.asarray(pi.logits), q, at.avail), carry
-    return policies.sample(pi, noise), carry
+    return policies.sample(pi, at.avail, noise), carry
 
 
 def algorithm(parts: Parts) -> Algorithm:

@@ -77,7 +77,7 @@ def collect(
 
     # One draw for all rows: inside the scan, random numbers take longer than the environments' steps.
     k_act, k_env = jax.random.split(k_rows)
-    for_act = jax.random.gumbel(k_act, (length, *at.avail.shape))
+    for_act = jax.random.uniform(k_act, (length, *at.avail.shape[:-1]))
     for_env = jax.vmap(jax.vmap(env.draw))(jax.random.split(k_env, (length, num_envs)))
     last, (rows, kept) = jax.lax.scan(row, start, (for_act, for_env))
     trajectory = Trajectory(_append(rows.at, last.at), *rows[1:-1])

@@ -37,25 +37,17 @@ SPACING = 0.75  # map units: of the spiral on which units that start on one spot
 
 def make(
     name: str,
-    max_steps: int = 100,
-    walls_cause_death: bool = True,
-    see_enemy_actions: bool = True,
     sight_range: float | None = None,
     simulator: str = "fast",
     unit_types: str = "three",
+    **options: Any,
 ) -> Env:
     """The scenario `name` ("smax_zerg_10v11") with "three" or "two" unit types; see the modules' docstrings.
 
     A unit's features are SMAX's with a one-hot type of the race's own units, in the order of `RACES`. Actions are
     SMAX's: attack j of a medivac heals ally j, which must be alive, in range and no medivac.
     """
-    smax = game(
-        name,
-        unit_types,
-        max_steps=max_steps,
-        walls_cause_death=walls_cause_death,
-        see_enemy_actions=see_enemy_actions,
-    )
+    smax = game(name, unit_types, **options)
     units = smax._env
     env = adapt(name, smax, sight_range, simulator, units.fighting)
     return env._replace(spec=env.spec._replace(win=f"{env.spec.win}{MEDIVACS}")) if units.new == "medivac" else env

@@ -34,21 +34,16 @@ class Simulator(NamedTuple):
 
     # noise, env state, i32[N] -> (env state, team reward f32[])
     step: Callable[[Any, Any, Array], tuple[Any, Array]]
-    observe: Callable[[Any], Seen]
+    observe: Callable[[Any], Seen]  # SMAX's state, without its enemy's -> what it shows
     draw: Callable[[Array], Any] = lambda key: key  # key -> the noise of a step
 
 
-def make(
-    name: str,
-    max_steps: int = 100,
-    walls_cause_death: bool = True,
-    see_enemy_actions: bool = True,
-    sight_range: float | None = None,
-    simulator: str = "fast",
-) -> Env:
-    """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked."""
-    smax = game(name, max_steps=max_steps, walls_cause_death=walls_cause_death, see_enemy_actions=see_enemy_actions)
-    return adapt(name, smax, sight_range, simulator, lambda units: units.unit_alive)
+def make(name: str, sight_range: float | None = None, simulator: str = "fast", **options: Any) -> Env:
+    """The map `name` ("smax_3m"); its values are those of JaxMARL's `reset` and `step_env`, agents stacked.
+
+    `options` are those of SMAX; the others are told in `adapt`.
+    """
+    return adapt(name, game(name, **options), sight_range, simulator, lambda units: units.unit_alive)
 
 
 def game(name: str, **options: Any) -> HeuristicEnemySMAX:
@@ -77,7 +72,7 @@ def adapt(
         # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
         env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
         last_action = jnp.full(smax.num_agents, -1, jnp.int32)
-        return env_state, TimeStep(*world.observe(env_state), first=jnp.asarray(True), last_action=last_action)
+        return env_state, TimeStep(*world.observe(env_state.state), first=jnp.asarray(True), last_action=last_action)
 
     def step(noise: Any, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
         env_state, reward = world.step(noise, env_state, action)
@@ -85,14 +80,11 @@ def adapt(
         lost, won = ~fights[: smax.num_allies].any(), ~fights[smax.num_allies :].any()
         terminated = lost | won
         info = {"win": (won & ~lost).astype(jnp.float32)}
-        time_step = TimeStep(*world.observe(env_state), first=jnp.asarray(False), last_action=action)
+        time_step = TimeStep(*world.observe(env_state.state), first=jnp.asarray(False), last_action=action)
         return env_state, time_step, reward, terminated, env_state.state.done & ~terminated, info
 
-    shapes = functools.cache(lambda: jax.eval_shape(lambda: reset(jax.random.key(0))[0]))
-
     def expand(kept: smax_compact.Compact) -> tuple[Array, Array]:
-        anything = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes())
-        seen = world.observe(anything.replace(state=smax_compact.expand(smax, kept, anything.state)))
+        seen = world.observe(smax_compact.expand(smax, kept))
         return seen.obs, seen.state
 
     return Env(
@@ -115,7 +107,7 @@ def fast(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
     def step(noise: Array | Draws, env_state: Any, action: Array) -> tuple[Any, Array]:
         return advance(noise if isinstance(noise, Draws) else draw(noise), env_state, action)
 
-    return Simulator(step, lambda env_state: smax_fast.observe(smax._env, sight_range, env_state.state), draw)
+    return Simulator(step, functools.partial(smax_fast.observe, smax._env, sight_range), draw)
 
 
 def reference(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
@@ -128,11 +120,11 @@ def reference(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
         _, env_state, rewards, _, _ = smax.step_env(key, env_state, dict(zip(smax.agents, action, strict=True)))
         return env_state, rewards[smax.agents[0]]  # the team's: every agent gets the same
 
-    def observe(env_state: Any) -> Seen:
-        obs, avail = eyes.get_obs(env_state.state), smax.get_avail_actions(env_state)
+    def observe(state: Any) -> Seen:
+        obs, avail = eyes.get_obs(state), smax._env.get_avail_actions(state)
         return Seen(
             obs=jnp.stack([obs[agent] for agent in smax.agents]),
-            state=smax.get_world_state(env_state),
+            state=smax._env.get_world_state(state),
             avail=jnp.stack([avail[agent] for agent in smax.agents]).astype(bool),
         )
 

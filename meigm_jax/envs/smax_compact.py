@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
+from meigm_jax.envs import smax_fast
+from meigm_jax.envs.quiet import quiet
 from meigm_jax.types import Array
+
+with quiet():
+    from jaxmarl.environments.smax.smax_env import State
 
 
 class Compact(NamedTuple):
@@ -25,7 +28,7 @@ class Compact(NamedTuple):
 
 def compact(smax: Any, state: Any) -> Compact:
     """What to keep of an SMAX state with up to 250 units."""
-    moves = _moves(smax)
+    moves = smax_fast.moves(smax)
     is_move = jnp.all(jnp.abs(state.prev_movement_actions[:, None] - moves) < 0.5, axis=-1)  # [U, 5]
     move = jnp.argmax(is_move, axis=-1)
     orders = jnp.where(state.prev_attack_actions > 0, state.prev_attack_actions, move)
@@ -38,24 +41,20 @@ def compact(smax: Any, state: Any) -> Compact:
     )
 
 
-def expand(smax: Any, kept: Compact, state: Any) -> Any:
-    """`state` with everything that can be seen as it was; step count and end are not."""
-    orders, moves = kept.orders.astype(jnp.int32), _moves(smax)
+def expand(smax: Any, kept: Compact) -> State:
+    """SMAX's state with everything that can be seen as it was; step count and end are not."""
+    orders, moves = kept.orders.astype(jnp.int32), smax_fast.moves(smax)
     stop = len(moves) - 1
     chosen = jnp.minimum(orders, stop)[:, None] == jnp.arange(stop + 1)
-    return state.replace(
+    return State(
+        done=jnp.asarray(False),
+        step=jnp.int32(0),
         unit_positions=kept.numbers[:, :2],
-        unit_health=kept.numbers[:, 2],
-        unit_weapon_cooldowns=kept.numbers[:, 3],
-        unit_types=kept.types.astype(state.unit_types.dtype),
-        unit_teams=(jnp.arange(len(orders)) >= smax.num_allies).astype(state.unit_teams.dtype),
         unit_alive=jnp.unpackbits(kept.alive, count=len(orders)).astype(bool),
+        unit_teams=(jnp.arange(len(orders)) >= smax.num_allies).astype(jnp.float32),
+        unit_health=kept.numbers[:, 2],
+        unit_types=kept.types,
+        unit_weapon_cooldowns=kept.numbers[:, 3],
         prev_movement_actions=jnp.sum(jnp.where(chosen[..., None], moves, 0.0), axis=1),
         prev_attack_actions=jnp.where(orders > stop, orders, 0),
     )
-
-
-def _moves(smax: Any) -> np.ndarray:
-    """f32[5, 2]: up, right, down, left, stop."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(smax._decode_discrete_actions(jnp.arange(smax.num_movement_actions))[0])

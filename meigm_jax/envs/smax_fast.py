@@ -194,10 +194,8 @@ def _new(smax: Any) -> str | None:
 
 def _orders(smax: Any, traits: Traits, action: Array) -> tuple[Orders, Array]:
     """Actions i32[U, B] -> the orders and JaxMARL's movement vectors f32[U, 2, B]."""
-    with jax.ensure_compile_time_eval():
-        steps = np.asarray(smax._decode_discrete_actions(jnp.arange(STOP + 1))[0])  # [5, 2]
     attack = jnp.where(action > STOP, action, 0)
-    x, y = (of_type(jnp.minimum(action, STOP), steps[:, axis]) for axis in (0, 1))
+    x, y = (of_type(jnp.minimum(action, STOP), column) for column in moves(smax).T)
     number = jnp.arange(len(action))[:, None]
     is_ally = number < smax.num_allies
     turn = jnp.where(is_ally, 1, -1)  # the enemies count their targets, and their own, backwards
@@ -212,6 +210,12 @@ def _orders(smax: Any, traits: Traits, action: Array) -> tuple[Orders, Array]:
         patient=jnp.where(acts & traits.heals, healed, number),
     )
     return orders, jnp.stack([x, y], axis=1)
+
+
+def moves(smax: Any) -> np.ndarray:
+    """f32[5, 2]: JaxMARL's movement vectors of up, right, down, left, stop."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(smax._decode_discrete_actions(jnp.arange(STOP + 1))[0])
 
 
 def _tick(smax: Any, traits: Traits, orders: Orders, units: Units, deviation: Array) -> Units:

@@ -28,17 +28,6 @@ def boltzmann(logits: Array, avail: Array) -> distrax.Categorical:
     return distrax.Categorical(logits=mask(logits, avail))
 
 
-def draw(pi: distrax.Categorical, avail: Array, key: Array) -> Array:
-    """i32[...]: one draw from each of the masked policies by inverting its distribution function.
-
-    One random number per draw, where Gumbel's trick of `sample` needs one per action: a tenth of a gradient step.
-    """
-    below = jnp.where(avail, jnp.cumsum(pi.probs, axis=-1), 0.0)
-    largest = jnp.max(below, axis=-1, keepdims=True)
-    level = largest * jax.random.uniform(key, largest.shape, below.dtype)  # smaller than the largest: one is above it
-    return jnp.argmax(below > level, axis=-1)
-
-
 def greedy(q: Array, avail: Array) -> Array:
     """i32[...]: the available action of largest q [..., A]; the lowest index on ties."""
     return jnp.argmax(mask(q, avail), axis=-1)
@@ -58,11 +47,17 @@ def epsilon_greedy(q: Array, avail: Array, epsilon: Array) -> distrax.Categorica
     return distrax.Categorical(probs=(1.0 - epsilon) * best + epsilon * uniform)
 
 
-def sample(policy: distrax.Categorical, noise: Array) -> Array:
-    """i32[...]: an action of `policy` over [..., A]. noise: a key, or standard Gumbel noise f32[..., A]."""
+def sample(policy: distrax.Categorical, avail: Array, noise: Array) -> Array:
+    """i32[...]: an action of each masked policy [..., A] by inverting its distribution function.
+
+    noise: a key, or numbers f32[...] that are uniform in [0, 1). Gumbel's trick would need one per action.
+    """
+    below = jnp.where(avail, jnp.cumsum(policy.probs, axis=-1), 0.0)
+    largest = jnp.max(below, axis=-1)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
-        return policy.sample(seed=noise)
-    return jnp.argmax(policy.logits + noise, axis=-1)
+        noise = jax.random.uniform(noise, largest.shape, below.dtype)
+    level = largest * noise  # smaller than the largest: one is above it
+    return jnp.argmax(below > level[..., None], axis=-1)
 
 
 def linear_schedule(start: Array, end: Array, decay_steps: Array, step: Array) -> Array:

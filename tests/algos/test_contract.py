@@ -85,17 +85,20 @@ def test_an_update_leaves_target_and_hypers_alone_and_reports_its_metrics(name):
 
 @pytest.mark.parametrize("name", choices("algo"))
 def test_only_available_actions_are_taken_and_only_exploration_is_random(name):
-    _, algorithm, _ = composed(name)
-    _, learner, _ = trained(name)
+    _, algorithm, hyper = composed(name)
+    warm = algorithm.init(jax.random.key(2), hyper._replace(alpha_start=jnp.float32(1.0)))  # far from certain
+    _, trained_one, _ = trained(name)
     at = jax.tree.map(lambda x: x[5], random_batch().at)  # an agent of sequence 1 is dead
     carry = algorithm.init_carry(at.obs.shape[0])
     keys = jax.random.split(jax.random.key(1), 100)
     for policy in ("sampled", "greedy", "mode"):
         act = jax.jit(jax.vmap(partial(algorithm.act, policy=policy), in_axes=(None, None, None, 0, None)))
-        actions, _ = act(learner, carry, at, keys, jnp.int32(0))
-        assert actions.shape == (len(keys), at.obs.shape[0], AGENTS)
-        assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (len(keys), *at.avail.shape)), actions))
-        assert jnp.all(actions == actions[0]) == (policy != "sampled")
+        for learner in (warm, trained_one):
+            actions, _ = act(learner, carry, at, keys, jnp.int32(0))
+            assert actions.shape == (len(keys), at.obs.shape[0], AGENTS)
+            assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (len(keys), *at.avail.shape)), actions))
+            if policy != "sampled" or learner is warm:
+                assert jnp.all(actions == actions[0]) == (policy != "sampled")
 
 
 @pytest.mark.parametrize("name", choices("algo"))

@@ -78,7 +78,7 @@ def random_act(learner, carry, at, noise, env_step, policy):
     action = (
         policies.greedy(logits, at.avail)
         if policy == "greedy"
-        else policies.sample(policies.boltzmann(logits, at.avail), noise)
+        else policies.sample(policies.boltzmann(logits, at.avail), at.avail, noise)
     )
     return action, carry + 1
 

@@ -15,6 +15,7 @@ from scipy import stats
 from meigm_jax import envs
 from meigm_jax.engine.rollout import collect
 from meigm_jax.envs import smacv2, smacv2_units
+from meigm_jax.ops import policies
 from meigm_jax.types import Algorithm, Array, Env
 
 RESETS = 10_000
@@ -364,8 +365,8 @@ LIMIT, ENVS, ROWS = 24, 48, 80
 
 def act_at_random(learner: Any, carry: Any, at: Any, noise: Array, step: Array, greedy: bool) -> tuple[Array, Any]:
     """At random among the available actions, mostly attacking or healing where that is possible."""
-    preference = jnp.where(jnp.arange(at.avail.shape[-1]) > STOP, 4.0, 0.0)
-    return jnp.argmax(jnp.where(at.avail, preference + noise, -jnp.inf), axis=-1), carry
+    preference = jnp.broadcast_to(jnp.where(jnp.arange(at.avail.shape[-1]) > STOP, 4.0, 0.0), at.avail.shape)
+    return policies.sample(policies.boltzmann(preference, at.avail), at.avail, noise), carry
 
 
 @pytest.fixture(scope="module")

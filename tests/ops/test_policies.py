@@ -101,12 +101,12 @@ def test_has_choice_and_take():
     np.testing.assert_array_equal(policies.take(jnp.arange(6.0).reshape(2, 3), jnp.array([2, 0])), [2.0, 3.0])
 
 
-def test_a_draw_follows_the_policy_and_is_always_available():
+def test_a_sample_follows_the_policy_and_is_always_available():
     logits, avail = random_case(4, scale=2.0)
     logits = logits.at[0].set(0.0).at[1].set(jnp.array([0.0, -200.0, 0.0, 200.0, 0.0]))
     avail = avail.at[0].set(jnp.arange(ACTIONS) == ACTIONS - 1).at[1].set(True)
     pi = policies.boltzmann(logits, avail)
-    draw = jax.jit(jax.vmap(lambda key: policies.draw(pi, avail, key)))
+    draw = jax.jit(jax.vmap(lambda key: policies.sample(pi, avail, key)))
     actions = draw(jax.random.split(jax.random.key(1), 20_000))
     share = jax.nn.one_hot(actions, ACTIONS).mean(axis=0)
     assert not share[~avail].any() and (actions[:, 0] == ACTIONS - 1).all() and (actions[:, 1] == 3).all()
@@ -115,8 +115,7 @@ def test_a_draw_follows_the_policy_and_is_always_available():
 
 
 @pytest.mark.parametrize("number", [0.0, 1.0 - 2.0**-23])  # the least and the largest of jax.random.uniform
-def test_a_draw_at_the_edge_of_the_distribution_is_available(monkeypatch, number):
+def test_a_sample_at_the_edge_of_the_distribution_is_available(number):
     logits, avail = random_case(9, scale=5.0)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, number, dtype))
-    action = policies.draw(policies.boltzmann(logits, avail), avail, jax.random.key(0))
+    action = policies.sample(policies.boltzmann(logits, avail), avail, jnp.full(len(logits), number))
     assert policies.take(avail, action).all()
