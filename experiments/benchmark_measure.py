@@ -78,29 +78,33 @@ class Game(NamedTuple):
 
 def env_seconds(unit: Unit) -> Found:
     """Seconds in which `num_envs` environments take `length` steps each, with the resets that this needs."""
-    make = ours if unit["system"] == "ours" else jaxmarl_game
-    program = jax.jit(jax.vmap(partial(play, make(unit), unit["length"])))
-    keys = jax.random.split(jax.random.key(0), unit["num_envs"])
+    pool = pool_size(unit["env"], unit["length"])
+    game = ours(unit["env"], pool) if unit["system"] == "ours" else jaxmarl_game(unit["env"], unit["system"], pool)
+    program, keys = playing(game, unit["length"]), jax.random.split(jax.random.key(0), unit["num_envs"])
     clock(program, keys)  # compiles
     return {"seconds": float(np.median([clock(program, keys)[0] for _ in range(unit["rounds"])]))}
 
 
-def ours(unit: Unit) -> Game:
-    env = envs.make(unit["env"])
+def ours(name: str, pool: int) -> Game:
+    env = envs.make(name)
 
     def step(noise: Any, state: Any, action: Array) -> tuple[Any, Any, Any]:
         state, at, reward, terminated, truncated, info = env.step(noise, state, action)
         return state, at, (terminated | truncated, reward, info)
 
-    return Game(env.reset, step, lambda state, at: at.avail, lambda results: results[0], pool_size(unit), env.draw)
+    return Game(env.reset, step, lambda state, at: at.avail, lambda results: results[0], pool, env.draw)
 
 
-def jaxmarl_game(unit: Unit) -> Game:
-    """JaxMARL's own environment: its `step`, which makes a fresh state every time, or `step_env` with a pool."""
+def jaxmarl_game(name: str, method: str, pool: int) -> Game:
+    """JaxMARL's own map of ours: its `step`, which makes a fresh state every time, or `step_env` with a pool."""
     with quiet():
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
-    raw = HeuristicEnemySMAX(scenario=map_name_to_scenario(jaxmarl_map(unit["env"])))
-    advance = {"step": raw.step, "step_env": raw.step_env}[unit["system"]]
+    return jaxmarl_smax(HeuristicEnemySMAX(scenario=map_name_to_scenario(jaxmarl_map(name))), method, pool)
+
+
+def jaxmarl_smax(raw: Any, method: str, pool: int) -> Game:
+    """JaxMARL's environment `raw`, a HeuristicEnemySMAX."""
+    advance = {"step": raw.step, "step_env": raw.step_env}[method]
 
     def reset(key: Array) -> tuple[Any, Any]:
         return raw.reset(key)[::-1]
@@ -113,8 +117,7 @@ def jaxmarl_game(unit: Unit) -> Game:
         found = raw.get_avail_actions(state)
         return jnp.stack([found[agent] for agent in raw.agents]) == 1
 
-    pool = pool_size(unit) if unit["system"] == "step_env" else 0
-    return Game(reset, step, avail, lambda results: results[0], pool)
+    return Game(reset, step, avail, lambda results: results[0], pool if method == "step_env" else 0)
 
 
 def jaxmarl_map(name: str) -> str:
@@ -123,9 +126,14 @@ def jaxmarl_map(name: str) -> str:
     return SMACV2_MAPS.get(plain, plain)
 
 
-def pool_size(unit: Unit) -> int:
+def pool_size(name: str, length: int) -> int:
     """As many start states as our engine keeps: enough for the shortest episodes."""
-    return 1 + unit["length"] // (envs.make(unit["env"]).spec.min_episode_length + 1)
+    return 1 + length // (envs.make(name).spec.min_episode_length + 1)
+
+
+def playing(game: Game, length: int) -> Callable[[Array], Any]:
+    """The program that plays as many environments as it gets keys."""
+    return jax.jit(jax.vmap(partial(play, game, length)))
 
 
 def play(game: Game, length: int, key: Array) -> tuple[Array, Array]:

@@ -16,7 +16,6 @@ import csv
 import itertools
 import json
 import platform
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_measure import clock, jaxmarl_smax, ours, playing, pool_size
 from scipy import stats
 
 from meigm_jax import envs, train
@@ -161,69 +161,20 @@ def train_unit(name: str, options: argparse.Namespace) -> None:
     keep(WIN_RATES, COLUMNS, rows, of)
 
 
-def measure(name: str, num_envs: int = 64, rounds: int = 5) -> dict[str, Any]:
+def measure(name: str, num_envs: int = 64, length: int = 128, rounds: int = 5) -> dict[str, Any]:
     """Env steps per second of the scenario and of JaxMARL's SMAX of its size, by turns; the median of each."""
-    env = envs.make(name)
-    allies, enemies = env.spec.num_agents, env.spec.num_actions - 5
+    spec, pool = envs.make(name).spec, pool_size(name, length)
+    allies, enemies = spec.num_agents, spec.num_actions - 5
     raw = HeuristicEnemySMAX(scenario=Scenario(jnp.zeros(allies + enemies, jnp.uint8), allies, enemies, True, True))
-    programs = [
-        stepping(env.reset, env.step, lambda at: at.avail, env.draw, num_envs),
-        stepping(*of_jaxmarl(raw), lambda key: key, num_envs),
-    ]
-    steps, seconds = num_envs * 100, []
+    programs = [playing(game, length) for game in (ours(name, pool), jaxmarl_smax(raw, "step_env", pool))]
+    seconds = []
     for number in range(rounds + 1):  # the first compiles
-        seconds.append([clock(program, jax.random.key(number)) for program in programs])
-    ours, theirs = (steps / np.median(seconds[1:], axis=0)).round()
+        keys = jax.random.split(jax.random.key(number), num_envs)
+        seconds.append([clock(program, keys)[0] for program in programs])
+    mine, theirs = (num_envs * length / np.median(seconds[1:], axis=0)).round()
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
-    print(name, ours, theirs, flush=True)
-    return dict(zip(SPEED_COLUMNS, (name, ours, theirs, num_envs, device), strict=True))
-
-
-def of_jaxmarl(raw: HeuristicEnemySMAX) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Array]]:
-    """reset, step and available actions of JaxMARL's own environment, as `stepping` calls them."""
-
-    def step(key: Array, state: Any, action: Array) -> tuple[Any, Any]:
-        obs, state, *others = raw.step_env(key, state, dict(zip(raw.agents, action, strict=True)))
-        return state, (obs, state, others)
-
-    def reset(key: Array) -> tuple[Any, Any]:
-        obs, state = raw.reset(key)
-        return state, (obs, state)
-
-    def avail(at: Any) -> Array:
-        return jnp.stack(list(raw.get_avail_actions(at[1]).values())) == 1
-
-    return reset, step, avail
-
-
-def stepping(
-    reset: Any, step: Any, avail: Callable[[Any], Array], draw: Callable[[Array], Any], num_envs: int
-) -> Callable[[Array], Any]:
-    """100 steps of so many environments at random, past their ends; the result depends on all that they return."""
-
-    def play(key: Array) -> Array:
-        def advance(carry: Any, noise: tuple[Array, Any]) -> tuple[Any, Array]:
-            state, at = carry
-            for_act, for_step = noise
-            state, at, *others = step(for_step, state, jnp.argmax(jnp.where(avail(at), for_act, -1.0), axis=-1))
-            used = sum(jnp.sum(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves((at, others)))
-            return (state, at), jnp.asarray(used)
-
-        k_reset, k_act, k_steps = jax.random.split(key, 3)
-        begun = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), reset(k_reset))
-        for_act = jax.random.uniform(k_act, (100, *jax.eval_shape(avail, begun[1]).shape))
-        noise = for_act, jax.vmap(draw)(jax.random.split(k_steps, 100))
-        first = jax.tree.map(lambda x: x[0], noise)
-        begun = jax.lax.optimization_barrier(advance(begun, first)[0])  # types as after a step
-        return jax.lax.scan(advance, begun, noise)[1].sum()
-
-    return jax.jit(lambda key: jax.vmap(play)(jax.random.split(key, num_envs)))
-
-
-def clock(program: Callable[[Array], Any], key: Array) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(program(key))
-    return time.perf_counter() - start
+    print(name, mine, theirs, flush=True)
+    return dict(zip(SPEED_COLUMNS, (name, mine, theirs, num_envs, device), strict=True))
 
 
 def draw(name: str) -> None:
@@ -267,8 +218,8 @@ def write_readme() -> None:
         "(95 % Wilson intervals over episodes), ME-QMIX its greedy policy after the env steps named (mean and",
         "95 % Student-t interval; of a single seed over its episodes); gradient steps per 2048 env steps are 8, 4, 2",
         "for teams of 5, 10 and 20. Speed is env steps per second without learning, random actions, and beside it that",
-        "of JaxMARL's SMAX with as many units, by turns in one run on a busy machine: compare within a row. The CSVs",
-        "name episodes, device and the number of environments.",
+        "of JaxMARL's SMAX with as many units (`step_env`; both take fresh states from a pool), by turns in one run.",
+        "The CSVs name episodes, device and the number of environments.",
         "",
         "| scenario | random | heuristic | ME-QMIX | steps/s | JaxMARL |",
         "|---|---|---|---|---|---|",

@@ -29,11 +29,13 @@ def experiment() -> Callable[[str], ModuleType]:
     """The script of that name in experiments/, as a module."""
 
     def load(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
+        folder = Path(__file__).parents[1] / "experiments"
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(folder)  # where a script finds its neighbours
+            spec.loader.exec_module(module)
         return module
 
     return load

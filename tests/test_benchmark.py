@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,7 @@ import pytest
 
 
 @pytest.fixture
-def benchmark(monkeypatch, experiment):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")  # where it finds its other module
+def benchmark(experiment):
     yield experiment("benchmark")
     sys.modules.pop("benchmark_report", None)
 
@@ -109,7 +107,7 @@ def test_a_wrong_path_of_the_peer_is_one_line(benchmark, tmp_path, capsys):
 
 
 def test_the_environment_alone_plays_on_past_the_end_of_episodes(measure):
-    game = measure.ours({"env": "matrix_game", "length": 6})
+    game = measure.ours("matrix_game", measure.pool_size("matrix_game", 6))
     _, episodes = jax.jit(jax.vmap(lambda key: measure.play(game, 6, key)))(jax.random.split(jax.random.key(0), 2))
     assert episodes.tolist() == [6, 6]  # each has one step
     counting = measure.Game(  # an episode counts to 3

@@ -34,3 +34,38 @@ def test_what_the_matrix_games_learn_is_written_and_read_again(tmp_path, monkeyp
     assert abs((q[:, 1:] - q[:, :1]) - (q[:, 1:, :1] - q[:, :1, :1])).max() < 2e-3
     monkeypatch.setattr(games, "play", None)  # a row that is there is not run again
     games.run_unit("games", ("vdn", "3"), "3", small)
+
+
+def test_a_study_trains_what_is_missing_once_and_shows_it_beside_what_the_paper_reports(
+    tmp_path, monkeypatch, experiment, capsys
+):
+    study, units = experiment("study"), experiment("units")
+    monkeypatch.setattr(study, "units", units)
+    monkeypatch.setattr(units, "RUNS", tmp_path)
+    small = ("algo.agent.name=mlp", "algo.agent.hidden_dim=8", "log.progress=false")
+    unit = units.Unit("matrix_game", "targets", ("algo=me_vdn", *small, "sweep.target_entropy=[0.1,0.2]"))
+    lower, higher = (f"targets target_entropy={value}" for value in (0.1, 0.2))
+    about = study.Study(
+        name="figure_0",
+        title="Figure 0",
+        about="Of nothing.",
+        units=(unit,),
+        paper={("matrix_game", lower): "-12 or 0"},
+        shows=("greedy", "entropy"),
+        against=((lower, higher),),
+    )
+    study.main(about, ["--budget", "smoke", "--list"])
+    assert "0 of 1 units are there" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    study.main(about, ["--budget", "smoke"])
+    folder = tmp_path / "smoke_results"
+    page = (folder / "figure_0" / "README.md").read_text()
+    assert f"| matrix_game | {lower} | 2 x 4 |" in page and "| -12 or 0 |" in page
+    assert f"| matrix_game | {higher} | 2 x 4 |" in page and f"P({lower} > {higher}) over matrix_game" in page
+    assert {path.name for path in (folder / "figure_0").glob("*.png")} == {"matrix_game.png", "matrix_game.entropy.png"}
+    measure, lines = units.read_csv(folder / "matrix_game.csv")
+    assert measure.policy == "greedy" and set(lines) == {lower, higher}
+    assert all(curve.values.shape[0] == 2 and curve.env_steps[-1] == 2048 for curve in lines.values())
+    monkeypatch.setattr(units.train, "main", None)  # what is there is not trained again
+    study.main(about, ["matrix_game/targets", "--budget", "smoke"])
+    study.main(about, ["matrix_game", "--budget", "smoke", "--list"])
+    assert "1 of 1 units are there" in capsys.readouterr().out

@@ -38,6 +38,13 @@ class Planned(NamedTuple):
     state: TrainState  # shapes only, [S, ...]
 
 
+class Estimate(NamedTuple):
+    """What a run takes."""
+
+    seconds: float
+    replay_bytes: int
+
+
 class Earlier(NamedTuple):
     """A finished run of the same environment and algorithm on the same kind of device."""
 
@@ -72,6 +79,12 @@ def report(jobs: Sequence[Job]) -> None:
         raise problems[0]
 
 
+def estimate(config: Config, rates: Rates) -> Estimate:
+    """What a run from its start takes, by counting its operations."""
+    planned = _planned(config)
+    return Estimate(_run_seconds(planned, rates, 0), planned.trainer.replay_bytes)
+
+
 def _changed(new: Any, old: Any) -> Any:
     """What of `new` is not in `old`."""
     if not isinstance(new, dict) or not isinstance(old, dict):
@@ -99,7 +112,7 @@ def _report_run(planned: Planned, run_dir: Path, resume: Path | None, rates: Rat
         f"  {left} each {each}: {schedule.last - done} iterations of {steps_per_iteration(config)} env steps, "
         f"{grad_steps} gradient steps, evaluations: {schedule.evaluations(done)}"
     )
-    seconds = (schedule.last - done) * _iteration_seconds(planned, rates) + _evaluation_seconds(planned, rates, done)
+    seconds = _run_seconds(planned, rates, done)
     earlier = _earlier(config, run_dir, rates)
     if earlier is None:
         print(f"  time: {_about()} {human_time(seconds)}")
@@ -148,6 +161,12 @@ def _seconds(planned: Planned, work: Work, rates: Rates) -> float:
 def _member(planned: Planned) -> TrainState:
     """The shapes of one member's state."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), planned.state)
+
+
+def _run_seconds(planned: Planned, rates: Rates, done: int) -> float:
+    """What follows iteration `done`."""
+    iterations = Schedule(planned.config).last - done
+    return iterations * _iteration_seconds(planned, rates) + _evaluation_seconds(planned, rates, done)
 
 
 def _iteration_seconds(planned: Planned, rates: Rates) -> float:
