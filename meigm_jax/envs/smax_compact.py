@@ -45,7 +45,7 @@ def expand(smax: Any, kept: Compact) -> State:
     """SMAX's state with everything that can be seen as it was; step count and end are not."""
     orders, moves = kept.orders.astype(jnp.int32), smax_fast.moves(smax)
     stop = len(moves) - 1
-    chosen = jnp.minimum(orders, stop)[:, None] == jnp.arange(stop + 1)
+    movement = [smax_fast.of_type(jnp.minimum(orders, stop), column) for column in moves.T]
     return State(
         done=jnp.asarray(False),
         step=jnp.int32(0),
@@ -55,6 +55,6 @@ def expand(smax: Any, kept: Compact) -> State:
         unit_health=kept.numbers[:, 2],
         unit_types=kept.types,
         unit_weapon_cooldowns=kept.numbers[:, 3],
-        prev_movement_actions=jnp.sum(jnp.where(chosen[..., None], moves, 0.0), axis=1),
+        prev_movement_actions=jnp.stack(movement, axis=-1),
         prev_attack_actions=jnp.where(orders > stop, orders, 0),
     )
