@@ -23,6 +23,7 @@ STUDY = Study(
         for rate, words in (("0.001", "best"), ("0.1", "worst"))
     },
     shows=("greedy", "entropy"),
+    apart=True,
 )
 
 if __name__ == "__main__":

@@ -38,11 +38,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, help="per seed, policy and evaluation (default: the budget's)")
     options = parser.parse_args()
     own = {key: value for key in ("seeds", "steps", "episodes") if (value := getattr(options, key)) is not None}
+    folder = units.results_of(options.budget)
     for env in EVIDENCE if options.envs == ["all"] else options.envs:
         for algo in options.algos:
-            units.run(Unit(env, algo), options.budget, units.budget(options.budget, env)._replace(**own))
-            write(units.results_of(options.budget))
-    write(units.results_of(options.budget))
+            unit = Unit(env, algo)
+            units.run(unit, options.budget, units.budget(options.budget, unit)._replace(**own), folder)
+            write(folder)
+    write(folder)
 
 
 def write(folder: Path) -> None:
@@ -109,8 +111,8 @@ def improvement(evaluated: dict[Path, dict[str, curves.Curve]]) -> list[str]:
         if path.stem == env_of(path) and {"me_qmix", "qmix"} <= lines.keys():
             ours, theirs = lines["me_qmix"], lines["qmix"]
             step = int(np.intersect1d(ours.env_steps, theirs.env_steps)[-1])
-            pair = tuple(line.values[:, line.env_steps == step][:, 0] for line in (ours, theirs))
-            found = statistics.improvement([pair])
+            mine, other = (line.values[:, line.env_steps == step][:, 0] for line in (ours, theirs))
+            found = statistics.improvement([(mine, other)])
             rows.append(
                 f"| {env_of(path)} | {step / 1e6:.2g}M | {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] |"
             )

@@ -198,9 +198,9 @@ payoff| of a seed, median over seeds.
 
 What comes out agrees with the literature where it says something: weighted QMIX finds the optimum of games 2 and 3
 without representing them, QTRAN represents all of them, QPLEX games 1 and 2 (in game 3 two thirds of its seeds end
-on 6), and no monotone or additive mixture learns them from uniform data. Game 1 is hard for another reason: its optimum
-is 4 % above seven ties. What is soft learns from its own policies, so it finds the optimum only where it is looking when
-they settle; the game of the first table shows what that takes. ME-QPLEX settles on 0 in game 2 before it has learnt 8.
+on 6), and no monotone or additive mixture learns them from uniform data. Game 1 is hard for another reason: its
+optimum is 4 % above six ties. What is soft learns from its own policies, so it finds the optimum only where it is
+looking when they settle; the first table shows what that takes. ME-QPLEX settles on 0 in game 2 before it has learnt 8.
 """
 
 

@@ -17,6 +17,7 @@ import argparse
 import csv
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -43,9 +44,8 @@ class Study(NamedTuple):
     units: tuple[Unit, ...]
     paper: Mapping[tuple[str, str], str] = MappingProxyType({})  # (environment, line) -> what the paper reports
     shows: tuple[str, ...] = ("greedy",)  # policies that are evaluated, or metrics of training; the first is tabulated
-    against: tuple[
-        tuple[str, str], ...
-    ] = ()  # lines whose probability of improvement is told: the first over the other
+    against: tuple[tuple[str, str], ...] = ()  # lines whose probability of improvement is told: one over the other
+    apart: bool = False  # its curves are its own, not shared with other tables and figures
 
 
 class Final(NamedTuple):
@@ -70,19 +70,19 @@ def main(study: Study, argv: list[str] | None = None) -> None:
         )
     budget = options.budget or "cpu"
     if options.list or budget == "full":
-        tell(chosen, budget)
+        tell(study, chosen, budget)
     if options.list:
         return
     for unit in chosen if options.budget else ():
-        units.run(unit, budget, units.budget(budget, unit.env))
+        units.run(unit, budget, units.budget(budget, unit), curves_of(study, budget))
         write(study, budget)
     write(study, budget)
 
 
-def tell(chosen: list[Unit], budget: str) -> None:
+def tell(study: Study, chosen: list[Unit], budget: str) -> None:
     """Print what is missing, and its time and memory: the trainer's operations, counted, at the speed measured here."""
-    asked = {unit: units.budget(budget, unit.env) for unit in chosen}
-    missing = [unit for unit in chosen if not units.finished(unit, units.results_of(budget), asked[unit])]
+    asked = {unit: units.budget(budget, unit) for unit in chosen}
+    missing = [unit for unit in chosen if not units.finished(unit, curves_of(study, budget), asked[unit])]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} units are there")
     rates, known, total = cost.measure(), {}, 0.0
     for unit in missing:
@@ -107,9 +107,14 @@ def folder_of(study: Study, budget: str) -> Path:
     return RESULTS / study.name / ("full" if budget == "full" else "")
 
 
+def curves_of(study: Study, budget: str) -> Path:
+    """The folder of its units' curves."""
+    return folder_of(study, budget) / "curves" if study.apart else units.results_of(budget)
+
+
 def write(study: Study, budget: str) -> None:
     """The page, its table as CSV, and its figures."""
-    folder, source = folder_of(study, budget), units.results_of(budget)
+    folder, source = folder_of(study, budget), curves_of(study, budget)
     finals = [final for env in envs_of(study) for final in finals_of(study, env, source)]
     if not finals:
         print("none of its units has been run")
@@ -148,10 +153,11 @@ def finals_of(study: Study, env: str, source: Path) -> list[Final]:
 
 
 def made_by(study: Study, budget: str) -> str:
+    curves_folder = os.path.relpath(curves_of(study, budget), folder_of(study, budget))
     return (
-        f"Made by `python experiments/{study.name}.py --budget {budget}`; configuration, versions, device and cost of "
-        "every unit are\nbeside its [curves](../learning_curves/README.md). Means over seeds with the 95 % Student-t "
-        "interval; what is not in the\ntable has not been run."
+        f"Made by `python experiments/{study.name}.py --budget {budget}`. Configuration, versions, device and cost\n"
+        f"of every unit are beside its [curves]({curves_folder}). Means over seeds with the 95 % Student-t interval;\n"
+        "what is not in the table has not been run."
     )
 
 

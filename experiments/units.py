@@ -46,6 +46,7 @@ class Unit(NamedTuple):
     env: str
     name: str
     arguments: tuple[str, ...] = ()  # of the trainer; none: algo=<name>
+    cpu: Budget | None = None  # in place of the CPU's budget for its environment
 
     def told(self) -> tuple[str, ...]:
         """Its arguments of the trainer."""
@@ -72,10 +73,12 @@ CPU = {
 }
 
 
-def budget(name: str, env: str) -> Budget:
-    """The budget `name` for an environment."""
-    own = [each for key, each in CPU.items() if env.startswith(key) or env.endswith(key)]
-    return own[0] if name == "cpu" and own else BUDGETS[name]
+def budget(name: str, unit: Unit) -> Budget:
+    """The budget `name` for a unit."""
+    if name != "cpu":
+        return BUDGETS[name]
+    own = [each for key, each in CPU.items() if unit.env.startswith(key) or unit.env.endswith(key)]
+    return unit.cpu or next(iter(own), BUDGETS[name])
 
 
 def results_of(name: str) -> Path:
@@ -83,9 +86,9 @@ def results_of(name: str) -> Path:
     return {"smoke": RUNS / "smoke_results", "cpu": RESULTS, "full": RESULTS / "full"}[name]
 
 
-def run(unit: Unit, name: str, asked: Budget) -> None:
-    """Train all seeds of a unit, or go on with them, and keep its curves, unless they are there."""
-    if finished(unit, results_of(name), asked):
+def run(unit: Unit, name: str, asked: Budget, folder: Path) -> None:
+    """Train all seeds of a unit, or go on with them, and keep its curves in `folder`, unless they are there."""
+    if finished(unit, folder, asked):
         return
     run_dir = RUNS / name / unit.env / unit.name
     if (run_dir / "config.yaml").exists():
@@ -94,7 +97,7 @@ def run(unit: Unit, name: str, asked: Budget) -> None:
         arguments = [*arguments_of(unit, asked), f"run_dir={run_dir}"]
     if not (unit.name == "random" and (run_dir / "summary.json").exists()) and (code := train.main(arguments)):
         raise SystemExit(code)
-    keep(unit, run_dir, results_of(name))
+    keep(unit, run_dir, folder)
 
 
 def arguments_of(unit: Unit, asked: Budget) -> list[str]:

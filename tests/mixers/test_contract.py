@@ -78,25 +78,29 @@ def test_the_greedy_actions_have_the_largest_joint_value_of_all_that_are_availab
     np.testing.assert_allclose(largest, greedy, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("scale", SCALES)
-def test_gradients_are_finite_and_reach_the_utilities_without_changing_sign_where_monotone(variant, scale):
+@cache
+def gradients_of(variant):
+    """(seeds, scale) -> availability, and the gradients with respect to parameters, q_taken and q_max."""
     mixer = made(variant)
 
     def total(params, q_taken, q_max, state, avail, action):
         alive = policies.has_choice(avail)
         return jnp.sum(mixer.apply(params, MixInput(q_taken, q_max, action, state, alive, q_taken[..., None])))
 
-    @jax.jit
-    @jax.vmap
-    def gradients(seed):
+    def gradients(seed, scale):
         params, q, state, avail = random_case(mixer, seed, scale)
         best = policies.greedy(q, avail)
         action = policies.boltzmann(jnp.zeros(q.shape), avail).sample(seed=jax.random.key(seed))
         q_taken, q_max = policies.take(q, action), policies.take(q, best)
         return avail, jax.grad(total, argnums=(0, 1, 2))(params, q_taken, q_max, state, avail, action)
 
-    avail, (of_params, of_taken, of_max) = gradients(jnp.arange(16))
+    return jax.jit(jax.vmap(gradients, in_axes=(0, None)))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_finite_and_reach_the_utilities_without_changing_sign_where_monotone(variant, scale):
+    avail, (of_params, of_taken, of_max) = gradients_of(variant)(jnp.arange(16), scale)
     for leaf in jax.tree.leaves((of_params, of_taken, of_max)):
         assert np.isfinite(leaf).all()
     if MONOTONE[VARIANTS[variant][0]]:

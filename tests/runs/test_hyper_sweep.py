@@ -31,7 +31,8 @@ CHOSEN = (1, 5)  # points that are trained alone as well
 def config_of(run_dir: Path, *arguments: str) -> Config:
     # Evaluations before anything is learnt much: points must differ in which of them is their best.
     command = ["+env=matrix_game", "+experiment=smoke", "evaluation.interval=64", "hyper.learning_rate=0.02"]
-    return plan(parse([*command, "log.progress=false", f"run_dir={run_dir}", *arguments]))[0].config
+    command += ["algo.agent.name=mlp", "algo.agent.hidden_dim=16", "log.progress=false"]
+    return plan(parse([*command, f"run_dir={run_dir}", *arguments]))[0].config
 
 
 def rows_of(run_dir: Path) -> list[dict]:

@@ -19,7 +19,7 @@ OPTIONS = (
     "train.num_envs=4 train.chunk_length=2 train.updates_per_chunk=2 train.batch_size=4 "
     "train.warmup_sequences=64 train.target_update_interval=4 replay.capacity=256 log.interval=200 "
     "evaluation.interval=800 evaluation.episodes=4 evaluation.final_episodes=4 evaluation.num_envs=4 "
-    "checkpoint.interval_seconds=0"
+    "checkpoint.interval_seconds=0 algo.agent.name=mlp algo.agent.hidden_dim=16"
 ).split()  # 300 iterations of 8 env steps; the ring of the replay wraps four times
 
 
