@@ -97,7 +97,12 @@ def _learn_when_ready(
     filled: Array,
 ) -> tuple[Learner, Metrics]:
     """All gradient steps of an iteration and the mean of their metrics; before warm-up nothing, and NaN."""
-    learn = partial(_learn, env, algorithm, sizes, replay, key, iteration, filled)
+    # Remembered once traced: for the shapes, and for the branch.
+    remembered = jax.jit(partial(_learn, env, algorithm, sizes), inline=True)
+
+    def learn(learner: Learner) -> tuple[Learner, Metrics]:
+        return remembered(replay, key, iteration, filled, learner)
+
     metrics = jax.eval_shape(learn, learner)[1]
     nothing = {name: jnp.full(x.shape, jnp.nan, x.dtype) for name, x in metrics.items()}
     return jax.lax.cond(iteration >= sizes.warmup_iterations, learn, lambda same: (same, nothing), learner)

@@ -45,7 +45,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     Raises ConfigError when the chunk is shorter than an episode can be, or the devices don't divide the seeds.
     """
     env, devices = make_env(config), devices_of(config)
-    algorithm = make_algorithm(config, env.spec)
+    env, algorithm = traced_once(env, make_algorithm(config, env.spec))
     sizes = make_sizes(config, recomputes(config, env))
     bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
@@ -53,10 +53,16 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         algorithm,
         sizes,
         replay_bytes=bytes_each * num_members(config),
-        init=jax.jit(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
+        init=compiled(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
         run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, devices),
         evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, devices),
     )
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit`. On the CPU with LLVM's second level: compiled a quarter faster than with its third, and as fast."""
+    cpu = {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=cpu, **options)
 
 
 def make_env(config: Config) -> Env:
@@ -80,6 +86,16 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     rule = RULES[algo.rule.name]
     parts = {kind: part(kind, getattr(algo, kind)) for kind in ("agent", *rule.parts)}
     return rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
+
+
+def traced_once(env: Env, algorithm: Algorithm) -> tuple[Env, Algorithm]:
+    """Both with what is large remembered once traced: the engine's loops and branches trace their bodies repeatedly."""
+
+    def once(function: Callable[..., Any] | None, **options: Any) -> Any:
+        return None if function is None else jax.jit(function, inline=True, **options)
+
+    env = env._replace(**{name: once(getattr(env, name)) for name in ("reset", "step", "draw", "compact", "expand")})
+    return env, algorithm._replace(update=once(algorithm.update), act=once(algorithm.act, static_argnames="policy"))
 
 
 def recomputes(config: Config, env: Env) -> bool:
@@ -130,7 +146,7 @@ def _make_run(
     devices: Sequence[Device],
 ):
     """One compiled loop over iterations for any count. Members are vmapped inside it: counters stay unbatched."""
-    step = jax.vmap(partial(train_step.train_step, env, algorithm, sizes), in_axes=(0, None))
+    step = jax.jit(jax.vmap(partial(train_step.train_step, env, algorithm, sizes), in_axes=(0, None)), inline=True)
 
     def run(state: TrainState, start: Array, count: Array) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(step, state, start)[1]
@@ -144,7 +160,7 @@ def _make_run(
         state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
         return state, _in_own_units(metrics, reward_scale)
 
-    jitted = jax.jit(shared(run, devices, (0, None, None), (0, 1)), donate_argnums=0)
+    jitted = compiled(shared(run, devices, (0, None, None), (0, 1)), donate_argnums=0)
     return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
 
 
@@ -165,7 +181,7 @@ def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: 
         vmapped = jax.vmap(partial(one, episodes, policy), in_axes=(0, 0, None))
         return shared(vmapped, devices, (0, 0, None), 0)(*args)
 
-    jitted = jax.jit(members, static_argnums=(0, 1))
+    jitted = compiled(members, static_argnums=(0, 1))
 
     def evaluate(learner: Learner, key: Array, env_steps: int, policy: str, *, episodes: int) -> Metrics:
         return jitted(episodes, policy, learner, key, jnp.int32(env_steps))
