@@ -20,7 +20,7 @@ train: $(STAMP)
 	@echo "Full-size run: $(TRAIN) +env=smax_5v5 seeds=4 total_env_steps=1e7"
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -25,6 +25,7 @@ import numpy as np
 
 from meigm_jax import envs
 from meigm_jax.config import Config
+from meigm_jax.engine import train_step
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.smax import SMACV2_MAPS
 from meigm_jax.runs import cost
@@ -353,7 +354,9 @@ def products_of(unit: Unit, steps: int) -> float:
     config = our_config(unit, steps)
     trainer = make_trainer(config, 1)
     state = jax.eval_shape(trainer.init, member_seeds(config), member_hypers(config))
-    return cost.work_of(lambda state: trainer.run(state, 0, 1), state).flops
+    member = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
+    step = partial(train_step.train_step, trainer.env, trainer.algorithm, trainer.sizes)
+    return unit["seeds"] * cost.work_of(step, member, jnp.int32(0)).flops
 
 
 def products(unit: Unit) -> Found:

@@ -20,6 +20,11 @@ if CACHE not in os.environ:  # before jax is imported; workers inherit it
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=2"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files whose few tests take long come first, so that no worker is left alone with them in the end."""
+    items.sort(key=lambda item: "runs" not in item.path.parts)
+
+
 def pytest_unconfigure() -> None:
     """Remove the compiled programs, where this process made their folder."""
     if made is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -223,16 +222,13 @@ def test_configurations_of_an_algorithm_differ_in_line_style_marker_and_lightnes
     assert lightness[:4] == sorted(set(lightness[:4])) and lightness[4:] == sorted(set(lightness[4:]))
 
 
-def test_committed_learning_curves_are_drawn_from_their_csv_files(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("learning_curves", REPOSITORY / "experiments/learning_curves.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_committed_learning_curves_are_drawn_from_their_csv_files(tmp_path, monkeypatch, experiment):
+    script = experiment("learning_curves")
     results, copies = script.RESULTS, tmp_path / "results"
     copies.mkdir()
     for path in (*results.glob("*.csv"), *results.glob("*.json")):
         (copies / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(script, "RESULTS", copies)
-    monkeypatch.setattr(script, "RUNS", tmp_path / "none")
+    monkeypatch.setattr(script.units, "RESULTS", copies)
     monkeypatch.setattr(sys, "argv", ["learning_curves.py"])
     script.main()
     assert (copies / "README.md").read_text() == (results / "README.md").read_text()

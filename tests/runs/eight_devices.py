@@ -16,7 +16,10 @@ from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import main, parse, plan
 
-RUN = "+env=matrix_game +experiment=smoke algo=vdn algo.agent.hidden_dim=8 seeds=8 train.warmup_sequences=16".split()
+RUN = (
+    "+env=matrix_game +experiment=smoke algo=vdn algo.agent.name=mlp algo.agent.hidden_dim=8 seeds=8 "
+    "train.warmup_sequences=16"
+).split()
 OPTIONS = (
     "evaluation.final_episodes=4 checkpoint.interval_seconds=0 log.progress=false log.interval=64 replay.capacity=32"
 ).split()
