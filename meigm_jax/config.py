@@ -68,6 +68,7 @@ class TrainConfig:
     target_update_interval: int
     warmup_sequences: int
     in_turn: bool | None = None
+    precision: Literal["float32", "bfloat16"] | None = None  # runs of earlier versions have no such key
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     Raises ConfigError when the chunk is shorter than an episode can be, or the devices don't divide the seeds.
     """
     env, devices = make_env(config), devices_of(config)
-    env, algorithm = traced_once(env, make_algorithm(config, env.spec))
+    env, algorithm = traced_once(env, with_precision(make_algorithm(config, env.spec), config.train.precision))
     sizes = make_sizes(config, recomputes(config, env))
     bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
@@ -96,6 +96,23 @@ def traced_once(env: Env, algorithm: Algorithm) -> tuple[Env, Algorithm]:
 
     env = env._replace(**{name: once(getattr(env, name)) for name in ("reset", "step", "draw", "compact", "expand")})
     return env, algorithm._replace(update=once(algorithm.update), act=once(algorithm.act, static_argnames="policy"))
+
+
+def with_precision(algorithm: Algorithm, precision: str | None) -> Algorithm:
+    """Its matrix products at this precision; parameters and sums stay float32. None: the device's default."""
+    if precision is None:
+        return algorithm
+    wanted = {"float32": "float32", "bfloat16": "BF16_BF16_F32"}[precision]
+
+    def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def within(*args: Any, **options: Any) -> Any:
+            with jax.default_matmul_precision(wanted):
+                return function(*args, **options)
+
+        return within
+
+    return algorithm._replace(update=precisely(algorithm.update), act=precisely(algorithm.act))
 
 
 def recomputes(config: Config, env: Env) -> bool:
