@@ -20,7 +20,8 @@ Made by `python experiments/benchmark.py --jaxmarl PATH`, from the JSON files he
 JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 
 - Every measurement is a process of its own; what is compared takes turns. A cell is the median over processes and, in
-  brackets, the smallest and the largest. **Ratios are of medians; above 1, ours is that many times faster or smaller.**
+  brackets where there are several, the smallest and the largest. **Ratios are of medians; above 1, ours is that many
+  times faster or smaller.**
 - Work is equal in number and size: environments, env steps, gradient steps, sequences per batch, sequences in the
   replay. It is not the same algorithm: our QMIX learns from TD(lambda) targets, reads its last actions and draws
   sequences that it continues at every episode's end; ME-QMIX learns a temperature and a transformation besides.
@@ -40,8 +41,8 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 
 ## Where a gradient step's time goes
 
-QMIX on the two-core CPU of the first table, from XLA's profile of the compiled program (core time, of which both cores
-give 158 ms in a step of about 95 ms; replay of recomputed observations):
+Measured once, by hand: QMIX on the CPU with 2 cores, from XLA's profile of the compiled program (core time, of which
+both cores give 158 ms in a step of about 95 ms; replay of recomputed observations):
 
 | part | ms of a core |
 |---|---|
@@ -315,5 +316,5 @@ def size_of(point: Any) -> int:
 
 
 def slug(device: dict[str, Any]) -> str:
-    """A file name for a device: 'NVIDIA H200' -> 'nvidia_h200'."""
+    """A file name for a device: 'CPU, 2 cores' -> 'cpu_2_cores'."""
     return "_".join(re.findall(r"[a-z0-9]+", device["name"].lower()))

@@ -14,9 +14,10 @@ TARGETS = Unit(ENV, "me_qmix_target", ("algo=me_qmix", "sweep.target_entropy=[0.
 STUDY = Study(
     name="figure_6",
     title="Figure 6: the temperature's learning rate and target entropy",
-    about="Greedy win rate and the entropy of the policies, nats per agent. The paper: a smaller learning rate keeps\n"
-    "entropy high at first, which is weaker early and better in the end; the target entropy matters little. Where the\n"
-    "learning rate is swept the temperature starts at 0.3, ten times the default, so that there is a way to fall.",
+    about="Greedy win rate, and the entropy of the policies: nats, summed over agents. The paper: a smaller learning\n"
+    "rate keeps entropy high at first, which is weaker early and better in the end; the target entropy matters\n"
+    "little. Where the learning rate is swept the temperature starts at 0.3, ten times the default, to have a way to\n"
+    "fall.",
     units=(RATES, TARGETS),
     paper={
         (ENV, f"me_qmix_rate alpha_learning_rate={rate}"): words

@@ -15,6 +15,9 @@ BOTH = {  # for either algorithm
     "target": ("train.target_update_interval=200",),
     "batch": ("train.batch_size=32",),
 }
+ELSE = {  # where the map's own value is that of `BOTH`
+    "smax_3m": {"updates": ("train.updates_per_chunk=8",), "target": ("train.target_update_interval=64",)},
+}
 OWN = {  # six points of what only one of them has
     "me_qmix": ("sweep.target_entropy=[0.12,0.24,0.48]", "sweep.alpha_start=[0.03,0.3]"),
     "qmix": ("sweep.epsilon_end=[0.01,0.05,0.1]", "sweep.epsilon_decay_steps=[50_000,200_000]"),
@@ -22,7 +25,7 @@ OWN = {  # six points of what only one of them has
 
 
 def grids(env: str, algo: str) -> list[Unit]:
-    trials = {"exploration": OWN[algo], **BOTH}
+    trials = {"exploration": OWN[algo], **BOTH, **ELSE.get(env, {})}
     return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *more), TRIAL) for name, more in trials.items()]
 
 

@@ -66,7 +66,7 @@ BRIEF = {"5v5": Brief(4e5, 2, 8), "10v10": MIDDLE, "10v11": MIDDLE, "20v20": LAR
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", default=SCENARIOS, help="default: all fifteen")
-    parser.add_argument("--episodes", type=int, default=1024, help="of random and heuristic play; of a trained seed")
+    parser.add_argument("--episodes", type=int, default=512, help="of random and heuristic play; of a trained seed")
     parser.add_argument("--train", action="store_true", help="train ME-QMIX")
     parser.add_argument("--steps", type=float, help="env steps per seed (default: by size)")
     parser.add_argument("--seeds", type=int, help="(default: by size)")

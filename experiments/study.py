@@ -74,7 +74,7 @@ def main(study: Study, argv: list[str] | None = None) -> None:
     if options.list:
         return
     for unit in chosen if options.budget else ():
-        units.run(unit, budget, units.budget(budget, unit), curves_of(study, budget))
+        units.run(unit, budget, units.budget(budget, unit), curves_of(study, budget), study.shows)
         write(study, budget)
     write(study, budget)
 
@@ -82,7 +82,7 @@ def main(study: Study, argv: list[str] | None = None) -> None:
 def tell(study: Study, chosen: list[Unit], budget: str) -> None:
     """Print what is missing, and its time and memory: the trainer's operations, counted, at the speed measured here."""
     asked = {unit: units.budget(budget, unit) for unit in chosen}
-    missing = [unit for unit in chosen if not units.finished(unit, curves_of(study, budget), asked[unit])]
+    missing = [unit for unit in chosen if not units.finished(unit, curves_of(study, budget), asked[unit], study.shows)]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} units are there")
     rates, known, total = cost.measure(), {}, 0.0
     for unit in missing:
@@ -228,5 +228,5 @@ def write_index() -> None:
     for page in sorted(RESULTS.glob("*/README.md")):
         title = page.read_text().splitlines()[0].removeprefix("# ")
         text.append(f"## [{title}]({page.parent.name}/README.md)")
-        text += [f'<img src="{page.parent.name}/{x.name}" width="400">' for x in sorted(page.parent.glob("*.png"))[:4]]
+        text += [f'<img src="{page.parent.name}/{x.name}" width="400">' for x in sorted(page.parent.glob("*.png"))]
     (RESULTS / "README.md").write_text("\n\n".join(text) + "\n")

@@ -86,9 +86,9 @@ def results_of(name: str) -> Path:
     return {"smoke": RUNS / "smoke_results", "cpu": RESULTS, "full": RESULTS / "full"}[name]
 
 
-def run(unit: Unit, name: str, asked: Budget, folder: Path) -> None:
+def run(unit: Unit, name: str, asked: Budget, folder: Path, shows: tuple[str, ...] = ()) -> None:
     """Train all seeds of a unit, or go on with them, and keep its curves in `folder`, unless they are there."""
-    if finished(unit, folder, asked):
+    if finished(unit, folder, asked, shows):
         return
     run_dir = RUNS / name / unit.env / unit.name
     if (run_dir / "config.yaml").exists():
@@ -107,8 +107,11 @@ def arguments_of(unit: Unit, asked: Budget) -> list[str]:
     return [f"+env={unit.env}", *asked.arguments, *(f"{key}={value}" for key, value in sizes.items()), *unit.told()]
 
 
-def finished(unit: Unit, folder: Path, asked: Budget) -> bool:
-    """Whether its curves are there, with as many env steps and seeds."""
+def finished(unit: Unit, folder: Path, asked: Budget, shows: tuple[str, ...] = ()) -> bool:
+    """Whether its curves are there, with as many env steps and seeds, and at all of what a study shows."""
+    for path in (path_of(folder, unit.env, what) for what in shows):
+        if not path.exists() or not of_unit(read_csv(path)[1], unit.name):
+            return False
     for path in (folder / f"{unit.env}.csv", folder / f"{unit.env}.sampled.csv"):
         lines = of_unit(read_csv(path)[1], unit.name) if path.exists() else {}
         if lines:

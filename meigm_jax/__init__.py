@@ -1,5 +1,6 @@
 """meigm_jax: maximum-entropy value decomposition for cooperative multi-agent reinforcement learning, in JAX."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Policy`, when they are asked for: commands import this package and must not wait for jax."""
+    """`load`, `Policy` and `envs`, when they are asked for: commands import this package and must not wait for jax."""
+    if name == "envs":
+        return importlib.import_module("meigm_jax.envs")
     if name in ("load", "Policy"):
         from meigm_jax import policy
 

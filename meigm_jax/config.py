@@ -219,6 +219,24 @@ def check_parts(algo: AlgoConfig) -> None:
             raise ConfigError(f"{path}: expected null, the rule '{algo.rule.name}' has no {kind}{why}")
         if not given and kind in used:
             raise ConfigError(f"{path}: the rule '{algo.rule.name}' needs one of {', '.join(REGISTRIES[path])}")
+    unused = {"opt": "identity", "temperature": "fixed"}  # what stands for none of them
+    for kind, none in unused.items():
+        if not soft(algo) and kind in used and (given := getattr(algo, kind).name) != none:
+            raise ConfigError(f"algo.{kind}: expected {none}, epsilon-greedy exploration has no use for {given}")
+
+
+def soft(algo: AlgoConfig) -> bool:
+    """Whether it explores by softmax policies, not by epsilon-greedy."""
+    return "temperature" in RULES[algo.rule.name].parts and algo.rule.options.get("exploration") != "epsilon_greedy"
+
+
+def check_sweep(config: Config) -> None:
+    """Every swept number is one that the algorithm reads. Raises ConfigError."""
+    for name in config.sweep:
+        if soft(config.algo) and name.startswith("epsilon"):
+            raise ConfigError(f"sweep.{name}: {config.algo.name} explores by its policies, it has no epsilon")
+        if not soft(config.algo) and name.startswith(("alpha", "opt_", "target_entropy")):
+            raise ConfigError(f"sweep.{name}: {config.algo.name} explores by epsilon-greedy and does not read it")
 
 
 def _plain(value: Any) -> Any:
@@ -421,6 +439,7 @@ def _validate_together(config: Config) -> None:
             f"got {train.warmup_sequences}"
         )
     check_parts(config.algo)
+    check_sweep(config)
     policies = config.evaluation.policies
     if not policies or len(set(policies)) < len(policies):
         raise ConfigError(

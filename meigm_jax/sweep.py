@@ -25,6 +25,7 @@ from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
 from meigm_jax.hyper import told
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import write_text
+from meigm_jax.runs.job import Job
 from meigm_jax.runs.logger import say
 
 PLAN = "sweep.yaml"
@@ -32,14 +33,6 @@ LOCK = "sweep.lock"  # held by the process that goes through the sweep; lists th
 HEADER = (
     "# The runs of a sweep, in their order. It is read when the sweep is resumed; folders are relative to this one.\n"
 )
-
-
-class Job(NamedTuple):
-    """One run: its configuration, the run directory that it continues, and the folder of the sweep that it is in."""
-
-    config: Config
-    resume: Path | None
-    sweep: Path | None = None
 
 
 class Outcome(NamedTuple):

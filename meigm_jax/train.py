@@ -20,8 +20,8 @@ from meigm_jax.arguments import exit_code
 from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
 from meigm_jax.hyper import SHORT
 from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.runs.job import Job
 from meigm_jax.runs.saved import read_config
-from meigm_jax.sweep import Job
 from meigm_jax.usage import CONFIGS, GROUPS, choices, usage
 
 LITERAL = ("resume", "run_dir", "name")  # taken as they are: paths may hold what Hydra's grammar reserves

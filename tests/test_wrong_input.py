@@ -44,6 +44,8 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} train=4", "train: expected a section, got 4"),
     (f"{GAME} env.options=4", "env.options: expected a section, got 4"),
     (f"{GAME} algo.mixer=null", "algo.mixer: the rule 'value_decomposition' needs one of vdn, qmix,"),
+    (f"{GAME} algo=qmix algo.opt=two_layer", "algo.opt: expected identity, epsilon-greedy exploration has no use for"),
+    (f"{GAME} algo=vdn algo.temperature=learned", "algo.temperature: expected fixed, epsilon-greedy exploration has"),
     # ranges, and what fits together
     (f"{GAME} seeds=-1", "seeds: expected an integer of at least 1, got -1"),
     (f"{GAME} total_env_steps=1e10", "total_env_steps: expected an integer from 1 to 2^31 - 1, got 10000000000"),
@@ -69,6 +71,8 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
         f"{GAME} sweep.alpha_min=[1e-3,5] hyper.alpha_start=1",
         "sweep: with alpha_min=5, hyper.alpha_min: expected at most hyper.alpha_max (4.0), got 5.0",
     ),
+    (f"{GAME} sweep.epsilon_end=[0.1,0.2]", "sweep.epsilon_end: me_qmix explores by its policies, it has no epsilon"),
+    (f"{GAME} algo=iql sweep.alpha_lr=[0.1,0.2]", "sweep.alpha_learning_rate: iql explores by epsilon-greedy and does"),
     (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
     (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names

@@ -49,7 +49,6 @@ class Parts(NamedTuple):
     embedding: Embedding
     num_quantiles: int
     target_quantiles: int
-    acting_quantiles: int
     double_q: bool
     bootstrap_on_timeout: bool
 
@@ -146,8 +145,7 @@ def make(
 ) -> Algorithm:
     """The rule; utilities are means over quantiles. double_q: the online network chooses next actions."""
     embedding = Embedding(num_cosines, agent.feature_dim)
-    sizes = (num_quantiles, target_quantiles, acting_quantiles)
-    parts = Parts(agent, mixer, embedding, *sizes, double_q, bootstrap_on_timeout)
+    parts = Parts(agent, mixer, embedding, num_quantiles, target_quantiles, double_q, bootstrap_on_timeout)
 
     def init(key: Array) -> Network:
         k_agent, k_embedding, k_mixer = jax.random.split(key, 3)

@@ -74,10 +74,14 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
     Observations are flattened and padded with zeros, actions padded with unavailable ones, to the largest of any agent.
     The state is `world_state` where the environment has one, else all observations. The team's reward is the "sum" or
     the "mean" over agents. JaxMARL does not say why an episode is over: at the environment's own limit the limit counts
-    as the reason. With `time_limit` an episode is truncated there. Raises ConfigError where there is neither.
+    as the reason. With an earlier `time_limit` episodes are truncated there. Raises ConfigError where there is neither.
     """
-    limit = time_limit or _own_limit(name, env)
-    cap = time_limit or limit + 1  # some compare the step count with the limit before they increment it
+    own = _own_limit(env)
+    limits = [limit for limit in (own, time_limit) if limit is not None]
+    if not limits:
+        raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
+    limit, cut = min(limits), min(limits) != own
+    cap = limit if cut else limit + 1  # some compare the step count with the limit before they increment it
     actions = [int(cast(Discrete, env.action_space(agent)).n) for agent in env.agents]
     exists = jnp.arange(max(actions)) < jnp.asarray(actions)[:, None]  # bool[N, A]
     shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
@@ -110,10 +114,12 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
         obs, env_state, rewards, dones, _ = env.step_env(key, state[0], actions)
         each = jnp.stack([jnp.asarray(rewards[agent], jnp.float32) for agent in env.agents])
         steps = state[1] + 1
-        over = jnp.asarray(dones["__all__"], bool) | (steps >= cap)
+        done = jnp.asarray(dones["__all__"], bool)
+        over = done | (steps >= cap)
+        timeout = (steps >= limit) & (~done if cut else over)
         at = time_step(obs, env_state, False, action)
         team = jnp.sum(each) if team_reward == "sum" else jnp.mean(each)
-        return (env_state, steps), at, team, over & (steps < limit), over & (steps >= limit), {}
+        return (env_state, steps), at, team, over & ~timeout, timeout, {}
 
     spec = EnvSpec(
         name=name,
@@ -128,11 +134,8 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
     return Env(spec, reset, step, normalise=lambda at: at)
 
 
-def _own_limit(name: str, env: MultiAgentEnv) -> int:
-    for attribute in LIMITS:
-        if isinstance(limit := getattr(env, attribute, None), int):
-            return limit
-    raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
+def _own_limit(env: MultiAgentEnv) -> int | None:
+    return next((limit for name in LIMITS if isinstance(limit := getattr(env, name, None), int)), None)
 
 
 def _pad(x: Array, size: int) -> Array:

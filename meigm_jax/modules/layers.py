@@ -1,7 +1,7 @@
 """Layers shared by agents, mixers and transformations, with PyTorch's default initialisation.
 
 The references are PyTorch code: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases. Larger initial mixing
-weights (flax's defaults) change learning (trap B.9 of value decomposition in JAX).
+weights (flax's defaults) change learning.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from meigm_jax.registry import ConfigError
 from meigm_jax.runs.checkpoint import disk_bytes, tree_bytes
 from meigm_jax.runs.cost import FLOPS_PER_ELEMENT, Rates, Work, measure, work_of
 from meigm_jax.runs.devices import devices_of
+from meigm_jax.runs.job import Job
 from meigm_jax.runs.machine import check_replay_fits, human_bytes
 from meigm_jax.runs.progress import Schedule
 from meigm_jax.runs.saved import finished_checkpoints, read_config
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
-from meigm_jax.sweep import Job
 
 # What reading the files of a run of another version, or damaged ones, may raise.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError)

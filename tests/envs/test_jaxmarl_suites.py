@@ -138,8 +138,11 @@ def test_an_episode_that_ends_by_itself_is_terminated_and_at_the_limit_truncated
         assert terminated[episode, end] == (end + 1 < raw.max_steps)
     assert (first + 1 < raw.max_steps).any()
     cut = envs.make("jaxmarl_switch_riddle", time_limit=2)
-    (_, _, _, terminated, truncated, _), _ = compare(cut, raw, 2)
-    assert cut.spec.episode_limit == 2 and truncated[:, 1].all() and not truncated[:, 0].any()
+    (_, _, _, terminated, truncated, _), (_, _, _, done, _) = compare(cut, raw, 2)
+    assert cut.spec.episode_limit == 2 and not truncated[:, 0].any()
+    np.testing.assert_array_equal(terminated[:, 1], done[:, 1])
+    np.testing.assert_array_equal(truncated[:, 1], ~done[:, 1])
+    assert envs.make("jaxmarl_switch_riddle", time_limit=50).spec == env.spec  # later than its own: no difference
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_several_runs_that_sweep_have_a_line_per_point(tmp_path, monkeypatch, ca
     monkeypatch.setattr(loop, "run", lambda config, resume=None: real_run(config, resume, fake.make_trainer))
     monkeypatch.setattr(sweep, "_free_memory", lambda: None)
     sizes = [argument for argument in fake.SMALL if not argument.startswith("algo=")]
-    assert train.main([*sizes, "algo=qmix,vdn", "sweep.alpha_lr=[0.01,0.05]", "run_dir=out"]) == 0
+    assert train.main([*sizes, "algo=qmix,vdn", "sweep.lr=[0.01,0.05]", "run_dir=out"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()[-7:-2]
     assert header.split()[:3] == ["env", "algo", "seeds"]
     points = [(algo, f"alpha_learning_rate={rate}") for algo in ("qmix", "vdn") for rate in (0.01, 0.05)]
