@@ -42,6 +42,7 @@ class Row(NamedTuple):
     env_steps: int
     seconds: float  # of wall time and seed: ours train together, the peer's seeds one after the other
     win_rate: float
+    device: str
 
 
 def main() -> int:
@@ -82,7 +83,7 @@ def ours(env: str, algo: str, options: argparse.Namespace) -> list[Row]:
             raise SystemExit(code)
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
         return [
-            Row(algo, row["seed"], row["env_steps"], row["wall_time"] / options.seeds, row["win_rate"])
+            Row(algo, row["seed"], row["env_steps"], row["wall_time"] / options.seeds, row["win_rate"], device())
             for row in lines
             if row["kind"] == "eval"
         ]
@@ -109,8 +110,13 @@ def peer(env: str, options: argparse.Namespace) -> list[Row]:
         for now, metrics in sorted(sent, key=lambda each: each[0]):
             if int(metrics["update_steps"]) % every == 0:
                 win_rate = float(metrics["test_returned_won_episode"])
-                rows.append(Row(PEER, seed, int(metrics["env_step"]), now - start, win_rate))
+                rows.append(Row(PEER, seed, int(metrics["env_step"]), now - start, win_rate, device()))
     return rows
+
+
+def device() -> str:
+    """What this process trains on."""
+    return f"{len(os.sched_getaffinity(0))} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}"
 
 
 def read(env: str) -> list[Row]:
@@ -118,7 +124,8 @@ def read(env: str) -> list[Row]:
     if not path.exists():
         return []
     with path.open() as file:
-        return [Row(r[0], int(r[1]), int(r[2]), float(r[3]), float(r[4])) for r in list(csv.reader(file))[1:]]
+        rows = list(csv.reader(file))[1:]
+        return [Row(r[0], int(r[1]), int(r[2]), float(r[3]), float(r[4]), r[5]) for r in rows]
 
 
 def keep(env: str, system: str, found: list[Row]) -> None:
@@ -126,7 +133,7 @@ def keep(env: str, system: str, found: list[Row]) -> None:
     with (RESULTS / f"{env}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
-        writer.writerows([*row[:3], f"{row.seconds:.1f}", f"{row.win_rate:.4f}"] for row in others + found)
+        writer.writerows([*r[:3], f"{r.seconds:.1f}", f"{r.win_rate:.4f}", r.device] for r in others + found)
 
 
 def write() -> None:
@@ -134,7 +141,7 @@ def write() -> None:
     text = [
         INTRO,
         "\n".join(table()),
-        f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}.",
+        "; ".join(sorted({row.device for path in RESULTS.glob("*.csv") for row in read(path.stem)})),
     ]
     for path in sorted(RESULTS.glob("*.csv")):
         draw(path.stem)
@@ -162,9 +169,14 @@ def table() -> list[str]:
             if steps.size:
                 at = np.flatnonzero(rates.mean(axis=0) >= goal)
                 when = f"{steps[at[0]]} env steps, {seconds[at[0]]:.0f} s" if at.size and system != PEER else "-"
-                cells = (path.stem, system, len(rates), steps[-1], told(rates[:, -1]), f"{seconds[-1]:.0f}", when)
+                cells = (path.stem, system, len(rates), steps[-1], final(rates[:, -1]), f"{seconds[-1]:.0f}", when)
                 rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
+
+
+def final(rates: np.ndarray) -> str:
+    """Mean over seeds, with its interval where there are several."""
+    return told(rates) if len(rates) > 1 else f"{rates[0]:.3f}"
 
 
 def curve(rows: list[Row], system: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
