@@ -307,7 +307,7 @@ def dmix_loss(golden):
     mixer = qmix.make(spec, **files.dmix_sizes(files.below(golden.param, "mixer")), mask_dead=False)
     embedding = quantile_mixture.Embedding(*golden.param["agent.phi.weight"].shape[::-1])
     double_q = golden.meta["double_q"]
-    parts = quantile_mixture.Parts(gru, mixer, embedding, 0, 0, 0, double_q, False)
+    parts = quantile_mixture.Parts(gru, mixer, embedding, 0, 0, double_q, False)
     batch, torch = files.batch(golden), {name: jnp.asarray(x) for name, x in golden.param.items()}
     u, target_u = (files.time_major(golden.given[name]) for name in ("taus", "target_taus"))
 
