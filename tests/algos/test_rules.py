@@ -26,7 +26,7 @@ def test_quantile_huber_of_two_fractions_and_targets():
 def test_a_mixture_has_the_mixers_mean_and_the_summed_shapes():
     """Two agents: Z_1 = 1 + {-1, 0, 1}, Z_2 = 10 + {-2, 0, 2}: of the sum, 11 + {-3, 0, 3}."""
     spec = SPEC._replace(num_agents=2)
-    parts = quantile_mixture.Parts(None, vdn.make(spec), None, 3, 3, 3, False, False)  # type: ignore[arg-type]
+    parts = quantile_mixture.Parts(None, vdn.make(spec), None, 3, 3, False, False)  # type: ignore[arg-type]
     shape = jnp.array([-1.0, 0.0, 1.0])
     z = jnp.zeros((2, ACTIONS, 3)).at[0, 2].set(1.0 + shape).at[1, 0].set(10.0 + 2 * shape)
     at = jax.tree.map(lambda x: x[0, 0], random_batch().at)._replace(avail=jnp.ones((2, ACTIONS), bool))
@@ -37,7 +37,7 @@ def test_a_mixture_has_the_mixers_mean_and_the_summed_shapes():
 
 def test_all_agents_share_the_fractions_of_a_row():
     """Two agents with the same memory have the same quantiles."""
-    parts = quantile_mixture.Parts(GRU, vdn.make(SPEC), quantile_mixture.Embedding(16, 8), 4, 4, 4, False, False)
+    parts = quantile_mixture.Parts(GRU, vdn.make(SPEC), quantile_mixture.Embedding(16, 8), 4, 4, False, False)
     k_agent, k_phi = jax.random.split(jax.random.key(0))
     network = quantile_mixture.Network(GRU.init(k_agent), parts.embedding.init(k_phi, jnp.zeros(1)), {})
     features = jnp.broadcast_to(jnp.linspace(-1, 1, 8), (AGENTS, 8))

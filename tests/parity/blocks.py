@@ -124,7 +124,7 @@ def mixer_dmix(golden):
     *rows, num_agents, _ = given["agent_zs"].shape
     spec = files.spec(num_agents, 1, 1, given["states"].shape[-1])
     mixer = qmix.make(spec, **files.dmix_sizes(golden.param), mask_dead=False)
-    parts = quantile_mixture.Parts(None, mixer, None, 0, 0, 0, False, False)
+    parts = quantile_mixture.Parts(None, mixer, None, 0, 0, False, False)
     action = jnp.zeros((*rows, num_agents), int)
     avail, none = jnp.ones((*rows, num_agents, 1), bool), jnp.zeros(rows)
 
