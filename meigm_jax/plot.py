@@ -131,7 +131,7 @@ def plot(options: argparse.Namespace) -> Iterator[str]:
     for env, (measure, lines) in drawn.items():
         out = options.out if len(drawn) == 1 else options.out.with_stem(f"{options.out.stem}_{env}")
         draw(out, figure(lines, env, measure, options.aggregate, options.interval, options.smooth))
-        yield f"wrote {out}: {env}, {_words(measure)}, {', '.join(map(_label, lines))}"
+        yield f"wrote {out}: {env}, {measure.in_words()}, {', '.join(map(_label, lines))}"
 
 
 def _lines(members: Sequence[curves.Member], measure: curves.Measure, smooth: int) -> list[curves.Line]:
@@ -174,7 +174,7 @@ def figure(
         for k, (line, look) in enumerate(zip(lines, looks(lines), strict=True)):
             found = curves.interval(line.curve.values, aggregate, band)
             _draw_line(axes, line.curve.env_steps / unit, found, look | {"label": labels[k]}, k / len(lines))
-        axes.set(xlabel=f"env steps per seed ({name})", ylabel=_words(measure), title=title)
+        axes.set(xlabel=f"env steps per seed ({name})", ylabel=measure.in_words(), title=title)
         axes.set_xlim(left=0)
         if measure.metric == "win_rate":
             axes.set_ylim(0, 1)
@@ -241,11 +241,6 @@ def _draw_line(axes: Axes, x: np.ndarray, found: curves.Interval, look: dict[str
 def _label(line: curves.Line) -> str:
     seeds = len(line.curve.values)
     return f"{line.name} ({seeds} seed{'s' if seeds > 1 else ''})"
-
-
-def _words(measure: curves.Measure) -> str:
-    metric = measure.metric.replace("_", " ")
-    return f"{measure.policy} {metric}" if measure.kind == "eval" else f"{metric} in training"
 
 
 def _caption(lines: Sequence[curves.Line], aggregate: str, band: str, smooth: int) -> str | None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meigm_jax.envs.quiet import quiet
+from meigm_jax.envs.quiet import quiet, typed
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
@@ -104,10 +104,8 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
         obs, env_state = env.reset(key)
-        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
-        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), env_state)
         nothing = jnp.full(env.num_agents, -1, jnp.int32)
-        return (env_state, jnp.int32(0)), time_step(obs, env_state, True, nothing)
+        return (typed(env_state), jnp.int32(0)), time_step(obs, env_state, True, nothing)
 
     def step(key: Array, state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
         actions = dict(zip(env.agents, action, strict=True))

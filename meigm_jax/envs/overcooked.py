@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meigm_jax.envs.quiet import quiet
+from meigm_jax.envs.quiet import quiet, typed
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
 
 with quiet():
@@ -39,9 +38,7 @@ def make(name: str, max_steps: int = 400, compact: bool = True) -> Env:
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
         obs, env_state = kitchen.reset(key)
-        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
-        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
-        return env_state, _time_step(kitchen, obs, True, jnp.full(kitchen.num_agents, -1, jnp.int32))
+        return typed(env_state), _time_step(kitchen, obs, True, jnp.full(kitchen.num_agents, -1, jnp.int32))
 
     def step(key: Array, env_state: Any, action: Array) -> tuple[Any, TimeStep, Array, Array, Array, Metrics]:
         obs, env_state, rewards, dones, info = kitchen.step_env(

@@ -1,4 +1,4 @@
-"""JaxMARL imported without its side effects."""
+"""JaxMARL imported without its side effects, and its states with types of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import io
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 MABRAX = "jaxmarl.environments.mabrax"
 
@@ -19,3 +23,8 @@ def quiet() -> Iterator[None]:
     sys.modules.setdefault(MABRAX, ModuleType(MABRAX))
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def typed(env_state: Any) -> Any:
+    """JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), env_state)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from meigm_jax.envs import smax_compact, smax_fast
-from meigm_jax.envs.quiet import quiet
+from meigm_jax.envs.quiet import quiet, typed
 from meigm_jax.envs.smax_fast import Draws, Seen
 from meigm_jax.ops import threefry
 from meigm_jax.types import Array, Env, EnvSpec, Metrics, TimeStep
@@ -69,8 +69,7 @@ def adapt(
 
     def reset(key: Array) -> tuple[Any, TimeStep]:
         _, env_state = smax.reset(threefry.fused(key))
-        # JaxMARL starts from weakly typed numbers: a function compiled for them would be compiled again after a step.
-        env_state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), env_state)
+        env_state = typed(env_state)
         last_action = jnp.full(smax.num_agents, -1, jnp.int32)
         return env_state, TimeStep(*world.observe(env_state.state), first=jnp.asarray(True), last_action=last_action)
 

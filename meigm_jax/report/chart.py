@@ -41,12 +41,6 @@ def group(measure: Measure) -> str:
     return f"evaluation, {measure.policy} policy" if measure.kind == "eval" else "training"
 
 
-def words(measure: Measure) -> str:
-    """As it is called in a heading."""
-    metric = measure.metric.replace("_", " ")
-    return f"{measure.policy} {metric}" if measure.kind == "eval" else f"{metric} in training"
-
-
 def colours(look: dict[str, Any]) -> tuple[str, str]:
     """A line's colour, on white and on the page's dark background."""
     from matplotlib.colors import to_hex, to_rgb

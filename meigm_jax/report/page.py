@@ -106,7 +106,7 @@ def _results(report: Report) -> str:
 
 
 def _heading(env: Environment) -> Html:
-    return Html(f"{text(env.name)} <span>{text(chart.words(env.measure))}</span>")
+    return Html(f"{text(env.name)} <span>{text(env.measure.in_words())}</span>")
 
 
 def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]]:
@@ -117,7 +117,7 @@ def _result_rows(env: Environment, report: Report, wins: bool) -> list[list[Any]
         if found := env.finals.get(line.name):
             name = named(line.name, look)
             if found.measure != env.measure:
-                name = Html(f'{name} <span class="interval">{text(chart.words(found.measure))}</span>')
+                name = Html(f'{name} <span class="interval">{text(found.measure.in_words())}</span>')
             row: list[Any] = [name, forest(found.mean, limits, look), estimated(found.mean), estimated(found.iqm)]
             if wins:
                 returns = content.final(line, found.measure._replace(metric="return"))

@@ -45,6 +45,11 @@ class Measure(NamedTuple):
     kind: str  # "eval" or "train"
     policy: str | None  # of evaluation rows
 
+    def in_words(self) -> str:
+        """As it is called on axes and in headings."""
+        metric = self.metric.replace("_", " ")
+        return f"{self.policy} {metric}" if self.kind == "eval" else f"{metric} in training"
+
 
 class Curve(NamedTuple):
     """One metric over training."""
