@@ -29,6 +29,7 @@ RESULTS, SMOKE_RESULTS = HERE / "results" / "benchmark", HERE / "runs" / "benchm
 MEASURE = HERE / "benchmark_measure.py"
 NEEDED = ("flashbax", "hydra", "wandb")  # that the peer imports and JaxMARL does not bring along
 ENV_SYSTEMS, TRAINERS = ("ours", "step", "step_env"), ("qmix", "me_qmix", "jaxmarl")
+STORED = "qmix_stored"  # QMIX with a replay that keeps observations
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # slow programs: smoke
 Unit = dict[str, Any]
 Row = dict[str, Any]  # {"unit": Unit, "repeats": [what was found, ...]}
@@ -141,7 +142,7 @@ def env_groups(plan: Plan) -> list[list[Unit]]:
 def iteration_groups(plan: Plan) -> list[list[Unit]]:
     def each(kind: str, steps: tuple[int, ...]) -> list[Unit]:
         sizes = {"capacity": plan.capacity, "gradient_steps": list(steps)}
-        return [plan.train(system, kind=kind, **sizes) for system in TRAINERS]
+        return [plan.train(system, kind=kind, **sizes) for system in (*TRAINERS, STORED)]
 
     alone = [plan.env(system, plan.maps[0], plan.num_envs) for system in ENV_SYSTEMS]
     products: Unit = {"kind": "products", "system": "ours", "rounds": 10}

@@ -228,7 +228,10 @@ def our_config(unit: Unit, steps: int) -> Config:
         "warmup_sequences": (warmup(unit) + 1) * unit["num_envs"],
     }
     parts = {"agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
-    arguments = [f"+env={unit['env']}", f"algo={unit['system']}", f"seeds={unit['seeds']}", "devices=1"]
+    algo = unit["system"].removesuffix("_stored")
+    arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}", "devices=1"]
+    if algo != unit["system"]:
+        arguments += ["replay.observations=stored"]
     arguments += [f"train.{key}={value}" for key, value in sizes.items()]
     arguments += [f"algo.{key}={value}" for key, value in parts.items()]
     return plan(parse([*arguments, f"replay.capacity={unit['capacity']}"]))[0].config

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 Row = dict[str, Any]  # {"unit": what was measured, "repeats": [what was found, ...]}
+REPLAYS = {"qmix": "recomputed, the default", "qmix_stored": "stored in float16"}
 TRAINERS = {"qmix": "QMIX", "me_qmix": "ME-QMIX", "jaxmarl": "JaxMARL's QMIX"}
 ENVIRONMENTS = {"ours": "ours", "step": "JaxMARL `step`", "step_env": "JaxMARL `step_env`, pool"}
 COLOURS = {"qmix": "C0", "ours": "C0", "me_qmix": "C1", "jaxmarl": "C3", "step": "C3", "step_env": "C2"}
@@ -76,6 +77,7 @@ def section(results: dict[str, Any]) -> str:
     tables = [
         ("The environment alone, env steps per second", environments(rows)),
         ("Training", training(rows)),
+        ("What our replay keeps of observations and state", replays(rows)),
         ("Limits", limits(rows)),
         ("Seeds: ms per seed and iteration", scaling(rows, "seeds", lambda unit: 1000 / unit["seeds"])),
         ("Environments: env steps per second while collecting", collecting(rows)),
@@ -142,6 +144,25 @@ def compared(name: str, rows: list[Row], field: str, scale: float, speed: bool =
     costs = [values(rows, field, system=system, **of) for system in TRAINERS]
     cells = [cell([scale / x if speed else scale * x for x in each]) for each in costs]
     return [name, *cells, *(ratio(costs[2], mine) for mine in costs[:2])]
+
+
+def replays(rows: list[Row]) -> list[str]:
+    """QMIX with either replay: what it costs in memory, and in a gradient step, which makes observations again."""
+    columns = {
+        "bytes per transition": ("facts", "replay", 1.0),
+        "peak memory, GB": ("run", "peak_memory", 1e-9),
+        "gradient step, ms": ("train", "gradient_step", 1000.0),
+        "collecting, ms": ("train", "rollout", 1000.0),
+    }
+    sizes = {row["unit"]["capacity"] for row in matching(rows, kind="run", system="qmix_stored")}
+    body = []
+    for system, name in REPLAYS.items() if sizes else ():
+        found = [
+            [scale * x for x in values(rows, field, kind=kind, system=system, capacity=max(sizes))]
+            for kind, field, scale in columns.values()
+        ]
+        body.append([name, *map(cell, found)])
+    return table(["QMIX, its observations", *columns], body)
 
 
 def limits(rows: list[Row]) -> list[str]:

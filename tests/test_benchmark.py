@@ -62,6 +62,7 @@ def test_a_measurement_that_fails_leaves_the_others(benchmark, tmp_path, monkeyp
 def test_times_of_training_become_costs_speeds_and_ratios(benchmark):
     plan = benchmark.Plan()
     times = {"qmix": (0.2, 0.1, 0.0125), "me_qmix": (0.25, 0.12, 0.015), "jaxmarl": (0.4, 0.16, 0.03)}
+    times["qmix_stored"] = (0.18, 0.1, 0.01)
     rows = []
     for group in benchmark.iteration_groups(plan) + benchmark.seeds_groups(plan):
         for unit in group:
@@ -85,6 +86,8 @@ def test_times_of_training_become_costs_speeds_and_ratios(benchmark):
     assert "| iteration, gradient steps: 8: env steps/s | 10240 | 8192 | 5120 | 2.00 | 1.60 |" in lines
     assert "| peak memory, GB | 2 | 2 | 2 | 1.00 | 1.00 |" in lines
     assert "| 16 | 200 | 250 | 400 | 2.00 | 1.60 |" in lines  # per seed
+    assert "| recomputed, the default | 1600 | 2 | 12.5 | 100 |" in lines
+    assert "| stored in float16 | 1600 | 2 | 10 | 100 |" in lines
     # 6 GFLOP at 400 GFLOP/s are 15 ms
     assert "| JaxMARL's QMIX | - | 160 | - | 6.00 | 15 | 30 | 0.50 |" in lines
 
@@ -92,10 +95,11 @@ def test_times_of_training_become_costs_speeds_and_ratios(benchmark):
 def test_whatever_is_planned_is_a_valid_run_of_ours(benchmark, measure):
     plans = [benchmark.Plan(), benchmark.SMOKE]
     groups = [group for plan in plans for table in benchmark.GROUPS.values() for group in table(plan)]
-    units = [unit for group in groups for unit in group if unit["kind"] == "train" and unit["system"] == "qmix"]
+    units = [unit for group in groups for unit in group if unit["kind"] == "train" and unit["system"] != "jaxmarl"]
     assert {unit["seeds"] for unit in units} == {1, 2, 4, 8, 16} and {unit["num_envs"] for unit in units} >= {8, 1024}
     for unit in units:
         config = measure.our_config(unit, 8)
+        assert config.replay.observations == ("stored" if unit["system"] == "qmix_stored" else None)
         iterations = -(-config.train.warmup_sequences // config.train.num_envs) - 1  # that only collect
         assert iterations == (unit["batch_size"] - 1 if unit["gradient_steps"] else unit["iterations"])
 
