@@ -227,7 +227,7 @@ def our_config(unit: Unit, steps: int) -> Config:
         "batch_size": unit["batch_size"],
         "warmup_sequences": (warmup(unit) + 1) * unit["num_envs"],
     }
-    parts = {"agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
+    parts = {"agent.name": "gru", "agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
     algo = unit["system"].removesuffix("_stored")
     arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}", "devices=1"]
     if algo != unit["system"]:

@@ -25,6 +25,7 @@ from meigm_jax.runs import curves
 EVIDENCE = [f"smax_{name}" for name in "3m 2s3z 5v5 protoss_5v5 terran_5v5 zerg_5v5".split()]
 EVIDENCE += ["overcooked_cramped_room", "overcooked_asymm_advantages"]
 COLUMNS = {"400k": 400_000, "1M": 1_000_000, "2M": 2_000_000, "5M": 5_000_000}
+SECTIONS = ("hyper", "train", "agent")  # of a configuration, in which algorithms of one environment may differ
 SLACK = 20_000  # env steps: an evaluation counts for a column this near
 
 
@@ -124,11 +125,11 @@ def differences(folder: Path) -> list[str]:
     lines = []
     for path in sorted(folder.glob("*.json")):
         facts = {name: fact for name, fact in json.loads(path.read_text()).items() if name != "random"}
-        keys = {(section, key) for fact in facts.values() for section in ("hyper", "train") for key in fact[section]}
+        keys = {(section, key) for fact in facts.values() for section in SECTIONS for key in fact.get(section, {})}
         for section, key in sorted(keys):
             names_of: dict[Any, list[str]] = {}
             for name, fact in facts.items():
-                if key in fact[section]:  # earlier versions had fewer
+                if key in fact.get(section, {}):  # earlier versions had fewer
                     names_of.setdefault(fact[section][key], []).append(name)
             if len(names_of) > 1:
                 values = "; ".join(f"{value} for {', '.join(names)}" for value, names in names_of.items())

@@ -165,6 +165,7 @@ def facts(run_dir: Path) -> dict[str, Any]:
     """What a reader needs to judge a unit: its configuration's own words and its cost."""
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     found = {key: config[key] for key in ("seeds", "seed", "hyper", "sweep", "train", "replay", "versions")}
+    found["agent"] = config["algo"]["agent"]
     found["episodes"] = config["evaluation"]["episodes"]
     if (run_dir / "summary.json").exists():
         summary = json.loads((run_dir / "summary.json").read_text())

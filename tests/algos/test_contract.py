@@ -25,7 +25,7 @@ JOINT = jnp.array(list(itertools.product(range(ACTIONS), repeat=AGENTS)))  # [A^
 @cache
 def composed(name):
     """The configuration of `name`, its algorithm and hyper-parameters, learning ten times as fast."""
-    config = plan(parse(["+env=smax_3m", f"algo={name}", "algo.agent.hidden_dim=8"]))[0].config
+    config = plan(parse(["+env=smax_3m", f"algo={name}", "algo.agent.name=gru", "algo.agent.hidden_dim=8"]))[0].config
     rates = dict.fromkeys(("learning_rate", "opt_learning_rate"), 1e-2)
     hyper = Hyper(**{key: jnp.float32(value) for key, value in (config.hyper | rates).items()})
     return config, make_algorithm(config, SPEC._replace(unit_dim=2)), hyper
