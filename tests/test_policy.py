@@ -27,7 +27,7 @@ ENVS = 64
 @pytest.fixture(scope="module")
 def smax(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "smax"
-    return run_dir, save_run(run_dir, "+env=smax_3m", newest=(2,), best=1)
+    return run_dir, save_run(run_dir, "+env=smax_3m", "algo.agent.name=gru", newest=(2,), best=1)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,9 @@ def test_wrong_use_is_one_clear_error(smax, tmp_path):
 
 def test_the_package_is_imported_without_jax():
     code = "import sys, meigm_jax; print('jax' in sys.modules, callable(meigm_jax.load), hasattr(meigm_jax, 'lod'))"
+    code += "; print(meigm_jax.envs.make('matrix_game').spec.num_agents)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
-    assert done.stdout == "False True False\n"
+    assert done.stdout == "False True False\n2\n"
 
 
 def test_the_example_in_the_readme_plays_a_batch_of_episodes(tmp_path, capsys):
