@@ -56,7 +56,7 @@ def write(folder: Path) -> None:
         draw(path, found[path][0], lines)
     text = [INTRO, "\n".join(table(evaluated, folder)), *improvement(evaluated), *differences(folder)]
     for path in sorted(folder.glob("*.png")):
-        policy = " (sampled policy)" if ".sampled." in path.name else ""
+        policy = "".join(f", {name} policy" for name in units.POLICIES if f".{name}." in path.name)
         text.append(f"![{env_of(path)}{policy}]({path.name})")
     (folder / "README.md").write_text("\n\n".join(text) + "\n")
     if folder == RESULTS:
