@@ -129,7 +129,8 @@ def test_evaluation_tells_points_apart(trained, capsys):
 
 
 FAKE_RATES = (0.0, 0.001, 0.05)  # whose best evaluations are at iterations 12, 10 and 2
-SWEEP = ("sweep.alpha_lr=[0,1e-3,0.05]", "evaluation.interval=16")
+SOFT = "algo=me_qmix"  # what reads the temperature's learning rate
+SWEEP = (SOFT, "sweep.alpha_lr=[0,1e-3,0.05]", "evaluation.interval=16")
 SELDOM = "checkpoint.interval_seconds=1000"
 TRAINERS = {n: fake.make_trainer(fake.small_config(Path("unused"), *(SWEEP if n == 3 else ())), 3) for n in (1, 3)}
 
@@ -186,7 +187,7 @@ def test_a_sweep_that_was_killed_goes_on(whole, tmp_path, one_by_one, crash_in, 
 
 def test_the_best_of_a_point_is_saved_when_it_is_the_best_of_the_run_alone(tmp_path, one_by_one):
     for rate, iteration in zip(FAKE_RATES, (12, 10, 2), strict=True):
-        with_fake(fake.small_config(tmp_path / f"{rate}", f"hyper.alpha_lr={rate}", SWEEP[1], SELDOM))
+        with_fake(fake.small_config(tmp_path / f"{rate}", SOFT, f"hyper.alpha_lr={rate}", SWEEP[2], SELDOM))
         assert read_manifest(tmp_path / f"{rate}/checkpoints/best")["iteration"] == iteration
 
 
@@ -216,16 +217,16 @@ def test_another_sweep_is_refused_on_resume(tmp_path, capsys, change, message):
 
 def test_members_that_devices_do_not_divide_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(devices.jax, "devices", lambda: [None] * 8)
-    config = fake.small_config(tmp_path, *GRID)
+    config = fake.small_config(tmp_path, SOFT, *GRID)
     message = r"12 members \(6 points of the sweep x 2 seeds\) can't be shared evenly by 8 devices; .* devices=6"
     with pytest.raises(ConfigError, match=message):
         devices.devices_of(config)
-    assert len(devices.devices_of(fake.small_config(tmp_path, *GRID, "devices=4"))) == 4
+    assert len(devices.devices_of(fake.small_config(tmp_path, SOFT, *GRID, "devices=4"))) == 4
     assert [member.seed for member in members(config)] == [0, 1] * 6
 
 
 def test_a_replay_of_all_members_that_does_not_fit_is_told(tmp_path):
-    config = fake.small_config(tmp_path, *GRID)
+    config = fake.small_config(tmp_path, SOFT, *GRID)
     message = r"the replay needs .* \(12 x 8 sequences\) on .* lower replay.capacity, the sweep or seeds"
     with pytest.raises(ConfigError, match=message):
         machine.check_replay_fits(config, 2**52)
@@ -246,11 +247,11 @@ def test_several_runs_that_sweep_have_a_line_per_point(tmp_path, monkeypatch, ca
     monkeypatch.setattr(loop, "run", lambda config, resume=None: real_run(config, resume, fake.make_trainer))
     monkeypatch.setattr(sweep, "_free_memory", lambda: None)
     sizes = [argument for argument in fake.SMALL if not argument.startswith("algo=")]
-    assert train.main([*sizes, "algo=qmix,vdn", "sweep.lr=[0.01,0.05]", "run_dir=out"]) == 0
+    assert train.main([*sizes, "algo=me_qmix,me_vdn", "sweep.alpha_lr=[0.01,0.05]", "run_dir=out"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()[-7:-2]
     assert header.split()[:3] == ["env", "algo", "seeds"]
-    points = [(algo, f"alpha_learning_rate={rate}") for algo in ("qmix", "vdn") for rate in (0.01, 0.05)]
+    points = [(algo, f"alpha_learning_rate={rate}") for algo in ("me_qmix", "me_vdn") for rate in (0.01, 0.05)]
     assert [tuple(line.split()[1:3]) for line in lines] == points
-    summary = json.loads(Path("out/matrix_game/vdn/summary.json").read_text())
+    summary = json.loads(Path("out/matrix_game/me_vdn/summary.json").read_text())
     mean = np.mean([member["final"]["greedy"]["win_rate"] for member in summary["seeds"][2:]])
     assert lines[3].split()[7] == f"{mean:.4g}"

@@ -309,7 +309,7 @@ def test_a_point_of_a_sweep_has_means_and_seeds_of_its_own():
 
 def test_a_sweep_arrives_point_by_point(tmp_path, server):
     together, each = tmp_path / "together", tmp_path / "each"
-    options = ("wandb.mode=online", "seeds=1", "sweep.alpha_lr=[0.01,0.1]", "name=mine")
+    options = ("wandb.mode=online", "algo=me_qmix", "seeds=1", "sweep.alpha_lr=[0.01,0.1]", "name=mine")
     for run_dir, runs in ((together, "together"), (each, "per_seed")):
         loop.run(fake.small_config(run_dir, *options, f"wandb.runs={runs}"), None, fake.make_trainer)
     one, *two = list(server.runs)
