@@ -49,8 +49,10 @@ def _answer(arguments: Sequence[str]) -> int:
         return 0
     command = parse(arguments)
     jobs = plan(command)
-    from meigm_jax.runs.loop import check, run  # imports jax
+    from meigm_jax.runs.devices import divide_cpu  # imports jax
+    from meigm_jax.runs.loop import check, run
 
+    divide_cpu()
     for job in jobs:
         check(job.config, job.resume)
     if command.dry_run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +14,38 @@ from meigm_jax.config import Config, members_in_words, num_members
 from meigm_jax.registry import ConfigError
 
 AXIS = "members"
+PER_CORE, MOST = 4, 16  # devices made of the CPU: three members need three to keep two cores busy
 Device = Any  # a jax.Device: a name that type checkers do not take for a type
+
+
+def divide_cpu() -> None:
+    """Let JAX make several devices of the CPU, if it has not started and nobody has said how many it shall make.
+
+    XLA runs the time loops of one program on one core. So members that devices of their own train keep the cores busy.
+    """
+    asked = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not asked:
+        with contextlib.suppress(RuntimeError):  # it has started
+            jax.config.update("jax_num_cpu_devices", min(PER_CORE * cores(), MOST))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shares(members: int, visible: int, cores: int) -> int:
+    """How many of the CPU's devices train so many members: as few as keep all cores busy, if so many divide them."""
+    fitting = [count for count in range(1, visible + 1) if members % count == 0]
+    return next((count for count in fitting if count >= cores), fitting[-1])
 
 
 def devices_of(config: Config) -> list[Device]:
     """The devices that share the members, at least one. Raises ConfigError unless each gets equally many."""
     visible = jax.devices()
     count = len(visible) if config.devices is None else config.devices
+    if config.devices is None and visible[0].platform == "cpu" and jax.config.jax_num_cpu_devices > 0:
+        count = shares(num_members(config), len(visible), cores())
     if count > len(visible):
         raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
     if (total := num_members(config)) % count:

@@ -36,7 +36,7 @@ from meigm_jax.engine.train_step import TrainState
 from meigm_jax.hyper import in_words, told
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
-from meigm_jax.runs.devices import devices_of
+from meigm_jax.runs.devices import devices_of, divide_cpu
 from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
@@ -73,6 +73,7 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
     SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
     """
     started = time.monotonic()
+    divide_cpu()
     with StopSignals() as stop, CompileClock() as clock:
         run_dir = _new_run_dir(config) if resume is None else _old_run_dir(Path(resume))
         if resume is not None and (summary := _finished(config, run_dir)):

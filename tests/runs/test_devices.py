@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs import machine
+from meigm_jax.runs import devices, machine
 from tests.runs.fake import small_config
 
 HERE = Path(__file__).parent
@@ -44,3 +44,40 @@ def test_more_devices_than_there_are_is_an_error_before_anything_is_written(tmp_
     with pytest.raises(ConfigError, match=r"devices: 99 asked for, \d+ visible; use devices=\d+ or fewer"):
         check(small_config(tmp_path / "run", "seeds=99", "devices=99"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("members", "visible", "cores", "expected"),
+    [
+        (1, 8, 2, 1),
+        (2, 8, 2, 2),
+        (3, 8, 2, 3),  # two would leave one of them waiting
+        (4, 8, 2, 2),
+        (11, 8, 2, 1),  # no other number of devices divides them
+        (12, 16, 8, 12),
+        (10, 16, 64, 10),  # never more than members
+        (3, 4, 1, 1),  # on one core there is nothing to win
+    ],
+)
+def test_members_share_as_few_devices_of_the_cpu_as_keep_its_cores_busy(members, visible, cores, expected):
+    assert devices.shares(members, visible, cores) == expected
+
+
+def test_the_cpu_is_divided_unless_somebody_has_said_how_many_devices_it_shall_be():
+    program = (
+        "import jax; from meigm_jax.runs.devices import cores, divide_cpu; divide_cpu(); n = len(jax.devices())\n"
+        "divide_cpu(); assert len(jax.devices()) == n; print(n, cores())"
+    )
+
+    def visible(**settings: str) -> tuple[int, int]:
+        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+        environment |= {"JAX_PLATFORMS": "cpu", **settings}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        number, cores = map(int, done.stdout.split())
+        return number, cores
+
+    number, cores = visible()
+    assert number == min(4 * cores, 16)
+    assert visible(XLA_FLAGS="--xla_force_host_platform_device_count=3")[0] == 3
+    assert visible(JAX_NUM_CPU_DEVICES="5")[0] == 5
