@@ -29,6 +29,7 @@ from meigm_jax.engine import train_step
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.envs.smax import SMACV2_MAPS
 from meigm_jax.runs import cost
+from meigm_jax.runs.devices import divide_cpu
 from meigm_jax.runs.machine import peak_memory
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import parse, plan
@@ -44,6 +45,7 @@ SQUARE = 4096  # width of the products that show what the machine can do
 
 def main() -> None:
     unit = json.loads(sys.argv[1])
+    divide_cpu()
     kinds = {"device": device, "env": env_seconds, "train": train_seconds, "run": whole_run, "facts": facts}
     print(json.dumps((kinds | {"products": products})[unit["kind"]](unit)))
 
@@ -229,7 +231,9 @@ def our_config(unit: Unit, steps: int) -> Config:
     }
     parts = {"agent.name": "gru", "agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
     algo = unit["system"].removesuffix("_stored")
-    arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}", "devices=1"]
+    arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}"]
+    if jax.default_backend() != "cpu":
+        arguments += ["devices=1"]  # as the peer
     if algo != unit["system"]:
         arguments += ["replay.observations=stored"]
     arguments += [f"train.{key}={value}" for key, value in sizes.items()]
