@@ -45,7 +45,6 @@ SQUARE = 4096  # width of the products that show what the machine can do
 
 def main() -> None:
     unit = json.loads(sys.argv[1])
-    divide_cpu()
     kinds = {"device": device, "env": env_seconds, "train": train_seconds, "run": whole_run, "facts": facts}
     print(json.dumps((kinds | {"products": products})[unit["kind"]](unit)))
 
@@ -217,6 +216,7 @@ def check_learnt(metrics: Any, iterations: int, learning: int) -> None:
 
 def begin(unit: Unit, steps: int) -> tuple[Trainer, Any]:
     config = our_config(unit, steps)
+    divide_cpu([config])
     trainer = make_trainer(config, warmup(unit) + unit["iterations"])
     return trainer, trainer.init(member_seeds(config), member_hypers(config))
 
@@ -232,8 +232,8 @@ def our_config(unit: Unit, steps: int) -> Config:
     parts = {"agent.name": "gru", "agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
     algo = unit["system"].removesuffix("_stored")
     arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}"]
-    if jax.default_backend() != "cpu":
-        arguments += ["devices=1"]  # as the peer
+    if unit["seeds"] == 1:
+        arguments += ["devices=1"]
     if algo != unit["system"]:
         arguments += ["replay.observations=stored"]
     arguments += [f"train.{key}={value}" for key, value in sizes.items()]

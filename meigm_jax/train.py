@@ -52,7 +52,7 @@ def _answer(arguments: Sequence[str]) -> int:
     from meigm_jax.runs.devices import divide_cpu  # imports jax
     from meigm_jax.runs.loop import check, run
 
-    divide_cpu()
+    divide_cpu([job.config for job in jobs])
     for job in jobs:
         check(job.config, job.resume)
     if command.dry_run:

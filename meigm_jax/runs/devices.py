@@ -18,15 +18,18 @@ PER_CORE, MOST = 4, 16  # devices made of the CPU: three members need three to k
 Device = Any  # a jax.Device: a name that type checkers do not take for a type
 
 
-def divide_cpu() -> None:
-    """Let JAX make several devices of the CPU, if it has not started and nobody has said how many it shall make.
+def divide_cpu(configs: Sequence[Config]) -> None:
+    """Let JAX make as many devices of the CPU as these runs use, unless it has started or somebody has said how many.
 
-    XLA runs the time loops of one program on one core. So members that devices of their own train keep the cores busy.
+    XLA runs the time loops of one program on one core; members that devices of their own train keep the others busy.
+    No more than are used: each device has threads of its own, which get into each other's way.
     """
     asked = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked:
+        most = min(PER_CORE * cores(), MOST)
+        wanted = [config.devices or shares(num_members(config), most, cores()) for config in configs]
         with contextlib.suppress(RuntimeError):  # it has started
-            jax.config.update("jax_num_cpu_devices", min(PER_CORE * cores(), MOST))
+            jax.config.update("jax_num_cpu_devices", min(max(wanted), most))
 
 
 def cores() -> int:

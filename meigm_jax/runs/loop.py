@@ -73,7 +73,7 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
     SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
     """
     started = time.monotonic()
-    divide_cpu()
+    divide_cpu([config])
     with StopSignals() as stop, CompileClock() as clock:
         run_dir = _new_run_dir(config) if resume is None else _old_run_dir(Path(resume))
         if resume is not None and (summary := _finished(config, run_dir)):

@@ -9,10 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs import devices, machine
+from meigm_jax.runs import machine
+from meigm_jax.runs.devices import MOST, PER_CORE, cores, shares
 from tests.runs.fake import small_config
 
 HERE = Path(__file__).parent
+
+
+def most() -> int:
+    return min(PER_CORE * cores(), MOST)
 
 
 def test_on_eight_devices():
@@ -60,24 +65,31 @@ def test_more_devices_than_there_are_is_an_error_before_anything_is_written(tmp_
     ],
 )
 def test_members_share_as_few_devices_of_the_cpu_as_keep_its_cores_busy(members, visible, cores, expected):
-    assert devices.shares(members, visible, cores) == expected
+    assert shares(members, visible, cores) == expected
 
 
-def test_the_cpu_is_divided_unless_somebody_has_said_how_many_devices_it_shall_be():
+@pytest.mark.parametrize(
+    ("arguments", "settings", "expected"),
+    [
+        (["seeds=1"], {}, 1),
+        (["seeds=12 devices=2"], {}, 2),
+        (["seeds=1", "seeds=16"], {}, shares(16, most(), cores())),  # enough for the largest of several runs
+        (["seeds=99 devices=99"], {}, most()),
+        (["seeds=2"], {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        (["seeds=2"], {"JAX_NUM_CPU_DEVICES": "5"}, 5),
+    ],
+)
+def test_the_cpu_is_divided_as_runs_need_it_unless_somebody_has_said_otherwise(tmp_path, arguments, settings, expected):
     program = (
-        "import jax; from meigm_jax.runs.devices import cores, divide_cpu; divide_cpu(); n = len(jax.devices())\n"
-        "divide_cpu(); assert len(jax.devices()) == n; print(n, cores())"
+        "import sys, jax; from pathlib import Path; from meigm_jax.runs.devices import divide_cpu\n"
+        "from tests.runs.fake import small_config\n"
+        "divide_cpu([small_config(Path('unused'), *each.split()) for each in sys.argv[1:]])\n"
+        "number = len(jax.devices()); divide_cpu([]); print(number, len(jax.devices()))"
     )
-
-    def visible(**settings: str) -> tuple[int, int]:
-        environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-        environment |= {"JAX_PLATFORMS": "cpu", **settings}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        number, cores = map(int, done.stdout.split())
-        return number, cores
-
-    number, cores = visible()
-    assert number == min(4 * cores, 16)
-    assert visible(XLA_FLAGS="--xla_force_host_platform_device_count=3")[0] == 3
-    assert visible(JAX_NUM_CPU_DEVICES="5")[0] == 5
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment | settings, cwd=HERE.parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(expected)] * 2
