@@ -27,7 +27,6 @@ from meigm_jax import envs
 from meigm_jax.config import Config
 from meigm_jax.engine import train_step
 from meigm_jax.envs.quiet import quiet
-from meigm_jax.envs.smax import SMACV2_MAPS
 from meigm_jax.runs import cost
 from meigm_jax.runs.devices import divide_cpu
 from meigm_jax.runs.machine import peak_memory
@@ -124,6 +123,8 @@ def jaxmarl_smax(raw: Any, method: str, pool: int) -> Game:
 
 def jaxmarl_map(name: str) -> str:
     """JaxMARL's name of one of our SMAX maps: 'smax_5v5' -> 'smacv2_5_units'."""
+    from meigm_jax.envs.smax import SMACV2_MAPS  # imports JaxMARL, which starts JAX: the CPU could not be divided then
+
     plain = name.removeprefix("smax_")
     return SMACV2_MAPS.get(plain, plain)
 
