@@ -25,6 +25,7 @@ import numpy as np
 from benchmark import problem_with_peer
 from benchmark_measure import imported, jaxmarl_map
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from study import told, write_index
 
 from meigm_jax import plot, train
@@ -201,6 +202,7 @@ def draw(env: str) -> None:
         axes.set(xlabel=label, ylim=(0, 1), title=env)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("greedy win rate")
+    figure.axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[1].set_xscale("log")
     figure.axes[0].legend(frameon=False)
     plot.draw(RESULTS / f"{env}.png", figure)
