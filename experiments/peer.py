@@ -25,7 +25,7 @@ import numpy as np
 from benchmark import problem_with_peer
 from benchmark_measure import imported, jaxmarl_map
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from study import told, write_index
 
 from meigm_jax import plot, train
@@ -204,6 +204,9 @@ def draw(env: str) -> None:
     figure.axes[0].set_ylabel("greedy win rate")
     figure.axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.axes[1].set_xscale("log")
+    figure.axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    figure.axes[1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.axes[1].xaxis.set_minor_formatter(NullFormatter())
     figure.axes[0].legend(frameon=False)
     plot.draw(RESULTS / f"{env}.png", figure)
 
