@@ -29,8 +29,12 @@ def rows_of(run_dir):
 
 
 def final_state(run_dir):
-    with ocp.StandardCheckpointer() as checkpointer:
-        return jax.tree.leaves(checkpointer.restore((run_dir / "checkpoints/300/state").resolve()))
+    """The arrays as numpy's: the run's devices are not this process's."""
+    folder = (run_dir / "checkpoints/300/state").resolve()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        return jax.tree.leaves(checkpointer.restore(folder, restore_args=as_numpy))
 
 
 def train(arguments, cache):
