@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -216,7 +217,7 @@ def test_another_sweep_is_refused_on_resume(tmp_path, capsys, change, message):
 
 
 def test_members_that_devices_do_not_divide_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices.jax, "devices", lambda: [None] * 8)
+    monkeypatch.setattr(devices.jax, "devices", lambda: [SimpleNamespace(platform="gpu")] * 8)
     config = fake.small_config(tmp_path, SOFT, *GRID)
     message = r"12 members \(6 points of the sweep x 2 seeds\) can't be shared evenly by 8 devices; .* devices=6"
     with pytest.raises(ConfigError, match=message):
