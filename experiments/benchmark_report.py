@@ -43,8 +43,8 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 ## Where a gradient step's time goes
 
 Measured once, by hand: QMIX with one seed on the CPU with 2 cores, from XLA's profile of the compiled program. Of a
-step of 40 ms, 18 belong to three loops over time, which run one after the other on one core, since XLA lets loops share
-their temporary memory:
+step of 40 ms, 18 belong to three loops over time, which run one after the other on one core (probably because XLA lets
+loops share their temporary memory):
 
 | loop over 129 rows, 160 agents x 64 | ms |
 |---|---|

@@ -1,6 +1,6 @@
 """A search for hyper-parameters of ME-QMIX and QMIX on SMAX, as many trials for both. See study.py for the options.
 
-One thing is changed at a time; each trial has two seeds and 400k env steps. What was found is in `configs/`.
+One thing is changed at a time; each trial has two seeds and 400k env steps.
 """
 
 from study import Study, main

@@ -79,7 +79,7 @@ def test_members_share_as_few_devices_of_the_cpu_as_keep_its_cores_busy(members,
         (["seeds=2"], {"JAX_NUM_CPU_DEVICES": "5"}, 5),
     ],
 )
-def test_the_cpu_is_divided_as_runs_need_it_unless_somebody_has_said_otherwise(tmp_path, arguments, settings, expected):
+def test_the_cpu_is_divided_as_runs_need_it_unless_somebody_has_said_otherwise(arguments, settings, expected):
     program = (
         "import sys, jax; from pathlib import Path; from meigm_jax.runs.devices import divide_cpu\n"
         "from tests.runs.fake import small_config\n"
