@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from meigm_jax.algos import RULES
-from meigm_jax.envs import BY_ID, check_options
+from meigm_jax.envs import BY_ID, check_options, episode_limit
 from meigm_jax.hyper import SHORT, Hyper, in_words, told
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
@@ -207,6 +207,15 @@ def members_in_words(config: Config) -> str:
     total = num_members(config)
     points = total // config.seeds
     return f"{total} members ({points} points of the sweep x {seeds})" if config.sweep else seeds
+
+
+def check_chunk(config: Config, limit: int | None) -> None:
+    """Raise ConfigError where a chunk is shorter than the longest possible episode. None: not known yet."""
+    if limit is not None and config.train.chunk_length < limit:
+        raise ConfigError(
+            f"train.chunk_length: expected at least the episode limit of {config.env.name} ({limit}), "
+            f"got {config.train.chunk_length}"
+        )
 
 
 def check_parts(algo: AlgoConfig) -> None:
@@ -438,6 +447,7 @@ def _validate_together(config: Config) -> None:
             f"train.warmup_sequences: expected at most replay.capacity ({config.replay.capacity}), "
             f"got {train.warmup_sequences}"
         )
+    check_chunk(config, episode_limit(config.env.name, config.env.options))
     check_parts(config.algo)
     check_sweep(config)
     policies = config.evaluation.policies

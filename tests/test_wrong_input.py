@@ -26,6 +26,7 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} +wandb.modus=online", "unknown key 'wandb.modus'; did you mean mode?"),
     (f"{GAME} algo.mixr.name=vdn", "unknown key 'algo.mixr'; did you mean mixer?"),
     (f"{GAME} algo.opt=two_layer algo.opt.widht=3", "unknown key 'algo.opt.widht'; did you mean width?"),
+    ("train +env=jaxmarl env.id=MPE_simple_sprad_v3", "env.id: JaxMARL has no environment 'MPE_simple_sprad_v3'; did"),
     ("train +env=smax_3m env.options.max_step=9", "unknown key 'env.options.max_step'; did you mean max_steps?"),
     (f"{GAME} env.reward=2", "unknown key 'env.reward'; did you mean reward_scale?"),
     (f"{GAME} hyper.tdlambda=0.5", "unknown key 'hyper.tdlambda'; did you mean td_lambda?"),
@@ -52,6 +53,7 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} hyper.max_grad_norm=0", "hyper.max_grad_norm: expected a number above 0, got 0.0"),
     (f"{GAME} hyper.alpha_max=inf", "hyper.alpha_max: expected a finite number, got inf"),
     (f"{GAME} hyper.alpha_start=1e6", "hyper.alpha_start: expected a number from hyper.alpha_min"),
+    ("train +env=smax_3m train.chunk_length=20", "train.chunk_length: expected at least the episode limit of smax_3m"),
     (f"{GAME} replay.capacity=17", "replay.capacity: expected a multiple of train.num_envs (16), got 17"),
     (f"{GAME} train.warmup_sequences=1e6", "train.warmup_sequences: expected at most replay.capacity"),
     (
@@ -148,8 +150,10 @@ LATE = [  # what only the environment, the machine and the file system can tell:
     (f"{GAME} replay.observations=recomputed", "replay.observations: matrix_game cannot recompute its observations;"),
     (f"{GAME},mpe_simple_spread algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width"),
     ("train +env=smax_3m algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width x channels"),
-    ("train +env=smax_3m train.chunk_length=20", "train.chunk_length: expected at least the episode limit of smax_3m"),
-    ("train +env=jaxmarl env.id=MPE_simple_sprad_v3", "env.id: JaxMARL has no environment 'MPE_simple_sprad_v3'; did"),
+    (
+        f"{SPREAD} train.chunk_length=9",
+        "train.chunk_length: expected at least the episode limit of jaxmarl_MPE_simple_spr",
+    ),
     (f"{SPREAD} env.options.action_type=Continuous", "env.id: MPE_simple_spread_v3 has continuous actions"),
     (f"{SPREAD} env.options.num_agentss=3", "unknown key 'env.options.num_agentss'; did you mean num_agents"),
     ("train +env=jaxmarl env.id=hanabi", "env.options.time_limit: jaxmarl_hanabi has no time limit of its own"),

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from meigm_jax.envs.ids import check_id
 from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, nearest
 
 if TYPE_CHECKING:
@@ -32,20 +33,36 @@ SMAX_OPTIONS: dict[str, Any] = {
 
 OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord counter_circuit".split()
 
-# Names of a suite's environments -> the suite: its maker and the options it takes.
+
+class Suite(Part):
+    """Environments of one maker. `limit` tells the longest possible episode from the options, before it is imported."""
+
+    def __init__(self, target: str, limit: Callable[[Mapping[str, Any]], int], **options: Any):
+        super().__init__(target, **options)
+        self.limit = limit
+
+
+def one_later(options: Mapping[str, Any]) -> int:
+    """JaxMARL's SMAX and MPE compare the step count with the limit before they increment it."""
+    return options["max_steps"] + 1
+
+
+# Names of a suite's environments -> the suite: its maker, its time limit and the options it takes.
 SUITES = {
-    tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Part("meigm_jax.envs.smax:make", **SMAX_OPTIONS),
-    tuple(f"smax_{race}_{size}" for race in RACES for size in TEAM_SIZES): Part(
-        "meigm_jax.envs.smacv2:make", **SMAX_OPTIONS, unit_types=OneOf("three", "two")
+    tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Suite("meigm_jax.envs.smax:make", one_later, **SMAX_OPTIONS),
+    tuple(f"smax_{race}_{size}" for race in RACES for size in TEAM_SIZES): Suite(
+        "meigm_jax.envs.smacv2:make", one_later, **SMAX_OPTIONS, unit_types=OneOf("three", "two")
     ),
-    tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Part(
-        "meigm_jax.envs.overcooked:make", max_steps=400, compact=True
+    tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Suite(
+        "meigm_jax.envs.overcooked:make", lambda options: options["max_steps"], max_steps=400, compact=True
     ),
-    ("mpe_simple_spread",): Part(
-        "meigm_jax.envs.mpe:make", num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
+    ("mpe_simple_spread",): Suite(
+        "meigm_jax.envs.mpe:make", one_later, num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
     ),
     ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
-    ("matrix_game",): Part("meigm_jax.envs.matrix:make", payoff=Checked([], "meigm_jax.envs.payoff:check_payoff")),
+    ("matrix_game",): Suite(
+        "meigm_jax.envs.matrix:make", lambda _: 1, payoff=Checked([], "meigm_jax.envs.payoff:check_payoff")
+    ),
 }
 NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
 
@@ -55,10 +72,11 @@ BY_ID = "jaxmarl"  # stands for every environment of JaxMARL: jaxmarl_<id>
 
 
 def suite_of(name: str) -> Part:
-    """The suite that makes the environment `name`. Raises ConfigError with the nearest names when there is none."""
+    """The suite that makes the environment `name`. Raises ConfigError with the nearest names where there is none."""
     if name == BY_ID:
         raise ConfigError("env.id: +env=jaxmarl needs the id of a JaxMARL environment, env.id=MPE_simple_reference_v3")
     if name.startswith(f"{BY_ID}_"):
+        check_id(name.removeprefix(f"{BY_ID}_"))
         return NAMES[BY_ID]
     if name not in NAMES:
         raise ConfigError(f"env.name: unknown environment '{name}'; {nearest(name, NAMES)}")
@@ -68,6 +86,12 @@ def suite_of(name: str) -> Part:
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of the environment `name`, with the values given. Raises ConfigError on a wrong name or option."""
     return suite_of(name).complete(options, "env.options")
+
+
+def episode_limit(name: str, options: Mapping[str, Any]) -> int | None:
+    """The longest possible episode, in steps; None where only the environment itself can tell."""
+    suite = suite_of(name)
+    return suite.limit(options) if isinstance(suite, Suite) else None
 
 
 def make(name: str, **options: Any) -> Env:

@@ -29,16 +29,13 @@ MIN_EPISODE_LENGTH = 5  # sizes the pool of start states; beyond it they repeat
 def make(name: str, time_limit: int | None = None, team_reward: str = "sum", **arguments: Any) -> Env:
     """The environment `name` ("jaxmarl_MPE_simple_reference_v3"); `arguments` go to JaxMARL's own maker.
 
-    Raises ConfigError where JaxMARL has no such environment, or this one not that argument, no discrete actions or no
-    time limit.
+    Raises ConfigError where the environment has no such argument, no discrete actions or no time limit.
     """
     env_id = name.removeprefix(PREFIX)
     return adapt(name, _build(env_id, arguments), time_limit, team_reward)
 
 
 def _build(env_id: str, arguments: Mapping[str, Any]) -> MultiAgentEnv:
-    if env_id not in jaxmarl.registered_envs:
-        raise ConfigError(f"env.id: JaxMARL has no environment '{env_id}'; {nearest(env_id, jaxmarl.registered_envs)}")
     try:
         with quiet():
             known = _keywords(jaxmarl.make(env_id)) if arguments else set()

@@ -214,8 +214,8 @@ def _orders(smax: Any, traits: Traits, action: Array) -> tuple[Orders, Array]:
 
 def moves(smax: Any) -> np.ndarray:
     """f32[5, 2]: JaxMARL's movement vectors of up, right, down, left, stop."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(smax._decode_discrete_actions(jnp.arange(STOP + 1))[0])
+    with jax.ensure_compile_time_eval():  # one small program: its operations one by one would take a second to compile
+        return np.asarray(jax.jit(smax._decode_discrete_actions)(np.arange(STOP + 1))[0])
 
 
 def _tick(smax: Any, traits: Traits, orders: Orders, units: Units, deviation: Array) -> Units:

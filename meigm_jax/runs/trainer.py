@@ -12,7 +12,7 @@ import numpy as np
 
 from meigm_jax import envs
 from meigm_jax.algos import RULES
-from meigm_jax.config import REGISTRIES, Config, PartConfig, members, num_members
+from meigm_jax.config import REGISTRIES, Config, PartConfig, check_chunk, members, num_members
 from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
 from meigm_jax.envs.training import for_training
@@ -68,11 +68,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 def make_env(config: Config) -> Env:
     """The environment as training sees it. Raises ConfigError when the chunk is shorter than an episode can be."""
     env = for_training(envs.make(config.env.name, **config.env.options), config.env.reward_scale)
-    if config.train.chunk_length < env.spec.episode_limit:
-        raise ConfigError(
-            f"train.chunk_length: expected at least the episode limit of {config.env.name} "
-            f"({env.spec.episode_limit}), got {config.train.chunk_length}"
-        )
+    check_chunk(config, env.spec.episode_limit)
     return env
 
 
