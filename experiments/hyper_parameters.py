@@ -1,17 +1,19 @@
 """A search for hyper-parameters of ME-QMIX and QMIX on SMAX, as many trials for both. See study.py for the options.
 
-One thing is changed at a time; each trial has two seeds and 400k env steps.
+On the first map one thing is changed at a time, then what helped is combined; on the second map what mattered on the
+first is tried again. Each trial has two seeds and 400k env steps.
 """
 
 from study import Study, main
 from units import Budget, Unit
 
-MAPS = ("smax_protoss_5v5", "smax_5v5")
+FIRST, SECOND = "smax_protoss_5v5", "smax_5v5"
 TRIAL = Budget(4e5, 2, 128)
-BOTH = {  # for either algorithm
+UPDATES = "train.updates_per_chunk=16"
+SINGLE = {  # for either algorithm
     "gru": (),  # as in `configs/`
     "mlp": ("algo.agent.name=mlp", "algo.agent.hidden_dim=128"),
-    "updates_16": ("train.updates_per_chunk=16",),
+    "updates_16": (UPDATES,),
     "rate_2e-3": ("hyper.learning_rate=2e-3",),
     "rate_5e-4": ("hyper.learning_rate=5e-4",),
     "lambda_0.4": ("hyper.td_lambda=0.4",),
@@ -34,10 +36,23 @@ OWN = {  # as many of what only one of them has
         "decay_20k": ("hyper.epsilon_decay_steps=20_000",),
     },
 }
+COMBINED = {
+    "updates_16_batch_8": (UPDATES, "train.batch_size=8"),
+    "updates_16_rate_2e-3": (UPDATES, "hyper.learning_rate=2e-3"),
+    "updates_16_lambda_0.8": (UPDATES, "hyper.td_lambda=0.8"),
+    "updates_32": ("train.updates_per_chunk=32",),
+}
+OWN_COMBINED = {
+    "me_qmix": {"updates_16_entropy_0.48": (UPDATES, "hyper.target_entropy=0.48")},
+    "qmix": {"updates_16_decay_200k": (UPDATES, "hyper.epsilon_decay_steps=200_000")},
+}
+AGAIN = ("gru", "mlp", "updates_16", "rate_2e-3", "lambda_0.8", "updates_16_batch_8", "updates_16_rate_2e-3")
 
 
 def trials(env: str, algo: str) -> list[Unit]:
-    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *more), TRIAL) for name, more in {**BOTH, **OWN[algo]}.items()]
+    tried = {**SINGLE, **OWN[algo], **COMBINED, **OWN_COMBINED[algo]}
+    names = tried if env == FIRST else AGAIN
+    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *tried[name]), TRIAL) for name in names]
 
 
 STUDY = Study(
@@ -45,7 +60,7 @@ STUDY = Study(
     title="Hyper-parameters of ME-QMIX and QMIX on SMAX",
     about="Greedy win rates after 400k env steps, two seeds: what is not named is as in `configs/`. Both algorithms\n"
     "get the same number of trials. Two seeds tell a difference of 0.1, not one of 0.03.",
-    units=tuple(unit for env in MAPS for algo in OWN for unit in trials(env, algo)),
+    units=tuple(unit for env in (FIRST, SECOND) for algo in OWN for unit in trials(env, algo)),
     apart=True,
 )
 
