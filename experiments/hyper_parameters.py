@@ -9,15 +9,18 @@ from units import Budget, Unit
 
 FIRST, SECOND = "smax_protoss_5v5", "smax_5v5"
 TRIAL = Budget(4e5, 2, 128)
-UPDATES = "train.updates_per_chunk=16"
+BASE = ("train.updates_per_chunk=8", "train.batch_size=16", "hyper.target_entropy=0.24")
+UPDATES, LAMBDA = "train.updates_per_chunk=16", "hyper.td_lambda=0.8"
+ENTROPY, DECAY = "hyper.target_entropy=0.48", "hyper.epsilon_decay_steps=200_000"
+SMALL = ("train.updates_per_chunk=32", "train.batch_size=4")
 SINGLE = {  # for either algorithm
-    "gru": (),  # as in `configs/`
+    "gru": (),  # as in `configs/`, but for BASE
     "mlp": ("algo.agent.name=mlp", "algo.agent.hidden_dim=128"),
     "updates_16": (UPDATES,),
     "rate_2e-3": ("hyper.learning_rate=2e-3",),
     "rate_5e-4": ("hyper.learning_rate=5e-4",),
     "lambda_0.4": ("hyper.td_lambda=0.4",),
-    "lambda_0.8": ("hyper.td_lambda=0.8",),
+    "lambda_0.8": (LAMBDA,),
     "target_200": ("train.target_update_interval=200",),
     "batch_32": ("train.batch_size=32",),
     "scale_20": ("env.reward_scale=20",),
@@ -25,34 +28,44 @@ SINGLE = {  # for either algorithm
 OWN = {  # as many of what only one of them has
     "me_qmix": {
         "entropy_0.12": ("hyper.target_entropy=0.12",),
-        "entropy_0.48": ("hyper.target_entropy=0.48",),
+        "entropy_0.48": (ENTROPY,),
         "alpha_0.1": ("hyper.alpha_start=0.1",),
         "alpha_fixed": ("algo.temperature.name=fixed",),
     },
     "qmix": {
         "end_0.01": ("hyper.epsilon_end=0.01",),
         "end_0.1": ("hyper.epsilon_end=0.1",),
-        "decay_200k": ("hyper.epsilon_decay_steps=200_000",),
+        "decay_200k": (DECAY,),
         "decay_20k": ("hyper.epsilon_decay_steps=20_000",),
     },
 }
-COMBINED = {
+COMBINED = {  # as many sequences are learnt from, in more steps
     "updates_16_batch_8": (UPDATES, "train.batch_size=8"),
-    "updates_16_rate_2e-3": (UPDATES, "hyper.learning_rate=2e-3"),
-    "updates_16_lambda_0.8": (UPDATES, "hyper.td_lambda=0.8"),
-    "updates_32": ("train.updates_per_chunk=32",),
+    "updates_32_batch_4": SMALL,
+    "updates_32_batch_4_target_200": (*SMALL, "train.target_update_interval=200"),
+    "updates_32_batch_4_lambda_0.8": (*SMALL, LAMBDA),
+    "updates_32_batch_4_rate_5e-4": (*SMALL, "hyper.learning_rate=5e-4"),
 }
 OWN_COMBINED = {
-    "me_qmix": {"updates_16_entropy_0.48": (UPDATES, "hyper.target_entropy=0.48")},
-    "qmix": {"updates_16_decay_200k": (UPDATES, "hyper.epsilon_decay_steps=200_000")},
+    "me_qmix": {
+        "updates_32_batch_4_entropy_0.48": (*SMALL, ENTROPY),
+        "updates_32_batch_4_entropy_0.48_lambda_0.8": (*SMALL, ENTROPY, LAMBDA),
+    },
+    "qmix": {
+        "updates_32_batch_4_decay_200k": (*SMALL, DECAY),
+        "updates_32_batch_4_decay_200k_lambda_0.8": (*SMALL, DECAY, LAMBDA),
+    },
 }
-AGAIN = ("gru", "mlp", "updates_16", "rate_2e-3", "lambda_0.8", "updates_16_batch_8", "updates_16_rate_2e-3")
+AGAIN = {
+    "me_qmix": "gru mlp updates_16 updates_32_batch_4 updates_32_batch_4_lambda_0.8 updates_32_batch_4_entropy_0.48",
+    "qmix": "gru mlp updates_16 updates_32_batch_4 updates_32_batch_4_lambda_0.8 updates_32_batch_4_decay_200k",
+}
 
 
 def trials(env: str, algo: str) -> list[Unit]:
     tried = {**SINGLE, **OWN[algo], **COMBINED, **OWN_COMBINED[algo]}
-    names = tried if env == FIRST else AGAIN
-    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *tried[name]), TRIAL) for name in names]
+    names = tried if env == FIRST else AGAIN[algo].split()
+    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *BASE, *tried[name]), TRIAL) for name in names]
 
 
 STUDY = Study(

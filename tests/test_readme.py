@@ -189,8 +189,11 @@ def test_the_tasks_of_the_job_array_are_all_combinations():
     }
 
 
+SHORT = "env.options.max_steps=3"  # episodes that fit into the small trainer's chunks
+
+
 def test_a_task_of_the_job_array_trains_and_goes_on_when_it_is_submitted_again():
-    command = f'exec {sys.executable} -m tests.fake_train 0 "$@"'
+    command = f'exec {sys.executable} -m tests.fake_train 0 "$@" {SHORT}'
     task(6, command)
     summary = json.loads(Path("runs/paper/smax_3m/me_qmix/seed5/summary.json").read_text())
     assert [seed["seed"] for seed in summary["seeds"]] == [5, 6, 7, 8, 9]
@@ -203,6 +206,8 @@ def test_hydra_hands_its_jobs_to_the_trainer():
     sizes = "from tests.fake_train import SIZES; print(*(f'+{size}' for size in SIZES))"
     sizes = subprocess.check_output([sys.executable, "-c", sizes], env=ENVIRONMENT, text=True).split()
     options = ["hydra/job_logging=disabled", "hydra.sweep.dir=out", "+env=smax_3m", "+algo=qmix,vdn", "+seed=3"]
-    subprocess.run([sys.executable, "-c", start, "--multirun", *options, *sizes], env=ENVIRONMENT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", start, "--multirun", *options, *sizes, f"+{SHORT}"], env=ENVIRONMENT, check=True
+    )
     found = [json.loads(path.read_text()) for path in sorted(Path("out").glob("*/run/summary.json"))]
     assert [(each["algo"], each["seeds"][0]["seed"]) for each in found] == [("qmix", 3), ("vdn", 3)]
