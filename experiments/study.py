@@ -18,7 +18,7 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -35,6 +35,15 @@ from meigm_jax.runs.machine import human_bytes
 RESULTS = Path(__file__).parent / "results"
 
 
+class Final(NamedTuple):
+    """The end of a line."""
+
+    env: str
+    line: str
+    env_steps: int
+    scores: np.ndarray  # f64[S]
+
+
 class Study(NamedTuple):
     """A table or figure."""
 
@@ -46,15 +55,7 @@ class Study(NamedTuple):
     shows: tuple[str, ...] = ("greedy",)  # policies that are evaluated, or metrics of training; the first is tabulated
     against: tuple[tuple[str, str], ...] = ()  # lines whose probability of improvement is told: one over the other
     apart: bool = False  # its curves are its own, not shared with other tables and figures
-
-
-class Final(NamedTuple):
-    """The end of a line."""
-
-    env: str
-    line: str
-    env_steps: int
-    scores: np.ndarray  # f64[S]
+    picture: Callable[[Path, str, list[Final]], None] | None = None  # of an environment's ends, in place of curves
 
 
 def main(study: Study, argv: list[str] | None = None) -> None:
@@ -122,10 +123,12 @@ def write(study: Study, budget: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     keep(folder / "final.csv", study, finals)
     text = [f"# {study.title}", study.about, made_by(study, budget)]
-    text += ["\n".join(table(study, finals, source)), *compared(study, finals)]
+    pictures = []
     for env, what in itertools.product(envs_of(study), study.shows):
         if picture := draw(study, env, what, source, folder):
-            text.append(f"![{env}, {what}]({picture.name})")
+            pictures.append(f"![{env}, {what}]({picture.name})")
+    numbers = ["\n".join(table(study, finals, source)), *compared(study, finals)]
+    text += pictures + numbers if study.picture else numbers + pictures
     (folder / "README.md").write_text("\n\n".join(text) + "\n")
     if budget != "smoke":
         write_index()
@@ -218,6 +221,9 @@ def draw(study: Study, env: str, what: str, source: Path, folder: Path) -> Path 
         return None
     lines = [units.line(name, curve) for name, curve in found.items()]
     path = folder / (f"{env}.png" if what == "greedy" else f"{env}.{what}.png")
+    if study.picture is not None:
+        study.picture(path, env, finals_of(study, env, source))
+        return path
     plot.draw(path, plot.figure(lines, env, measure))
     return path
 
