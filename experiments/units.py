@@ -66,6 +66,7 @@ CPU = {
     "overcooked": Budget(5e6, 3, 32),
     "smax_3m": Budget(2e6, 3, 256),
     "smax_5v5": Budget(2e6, 3, 256),
+    "_5v5": Budget(1e6, 4, 256),  # of the races
     "10v10": Budget(4e5, 3, 256),
     "10v11": Budget(4e5, 3, 256),
     "20v20": Budget(1e5, 3, 256),
