@@ -3,12 +3,14 @@
     python experiments/benchmark.py --jaxmarl PATH                     # all tables; PATH: a checkout of JaxMARL
     python experiments/benchmark.py env iteration --jaxmarl PATH       # some of them
     python experiments/benchmark.py env iteration --quick --minutes 9  # what fits into ten minutes
+    python experiments/benchmark.py env iteration seeds --at-once --jaxmarl PATH  # a GPU that has many CPU cores beside
 
 Tables: `env` (the environment alone), `iteration` (collecting and learning, compile time, memory, limits), `seeds`,
 `envs` and `agents` (how it scales). Every measurement is a process of its own, what is compared takes turns (A B A B),
-and what is in the results is not measured again: `--again` for that, as after a change of the code. Without --jaxmarl
-the peer's trainer is left out. Results go to experiments/results/benchmark: a JSON file and a figure per device, and
-the tables in README.md.
+and what is in the results is not measured again: `--again` for that, as after a change of the code. --at-once lets all
+processes compile side by side and times them one after another: on a GPU most of the time is compilation. Without
+--jaxmarl the peer's trainer is left out. Results go to experiments/results/benchmark: a JSON file and a figure per
+device, and the tables in README.md.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +31,8 @@ HERE = Path(__file__).parent
 RESULTS, SMOKE_RESULTS = HERE / "results" / "benchmark", HERE / "runs" / "benchmark_smoke"
 MEASURE = HERE / "benchmark_measure.py"
 NEEDED = ("flashbax", "hydra", "wandb")  # that the peer imports and JaxMARL does not bring along
-ENV_SYSTEMS, TRAINERS = ("ours", "step", "step_env"), ("qmix", "me_qmix", "jaxmarl")
+ENV_SYSTEMS, OURS = ("ours", "step", "step_env"), ("qmix", "me_qmix")
+TRAINERS = (*OURS, "jaxmarl")
 STORED = "qmix_stored"  # QMIX with a replay that keeps observations
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # slow programs: smoke
 Unit = dict[str, Any]
@@ -39,6 +43,7 @@ class Plan(NamedTuple):
     """What is measured; sizes are those of JaxMARL's own settings for SMAX."""
 
     seeds: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seeded_maps: int = 1  # of `maps`, for `seeds`
     envs: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
     maps: tuple[str, ...] = (
         "smax_5v5",
@@ -72,16 +77,18 @@ class Plan(NamedTuple):
         capacity = (iterations + 1) * num_envs
         return self.train(system, gradient_steps=[], num_envs=num_envs, capacity=capacity, **work)
 
-    def seeded(self, system: str, seeds: int) -> Unit:
+    def seeded(self, system: str, seeds: int, name: str) -> Unit:
         if seeds == 1:
-            return self.train(system)
-        return self.train(system, seeds=seeds, iterations=max(4, self.iterations // seeds), rounds=1)
+            return self.teamed(system, name)
+        work = {"iterations": max(4, self.iterations // seeds), "rounds": 1}
+        return self.train(system, env=name, seeds=seeds, **work)
 
     def teamed(self, system: str, name: str) -> Unit:
         return self.train(system, env=name, rounds=self.rounds if name == self.maps[0] else 1)
 
 
 QUICK = Plan(seeds=(1, 4, 16), envs=(16, 128, 1024))
+ON_GPU = {"seeds": (1, 4, 16, 64), "seeded_maps": 2}
 SMOKE = Plan(
     seeds=(1, 2), envs=(2, 4), maps=("smax_3m", "smax_8m"), alone=2, num_envs=2, batch_size=4, capacity=16, small=8,
     gradient_steps=(2, 1), iterations=2, rollouts=8, rounds=1,
@@ -108,6 +115,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="processes per measurement; default: 3, or 1 with --quick, --smoke")
     parser.add_argument("--again", action="store_true", help="measure these tables again")
     parser.add_argument("--quick", action="store_true", help="once, and fewer points on the curves")
+    parser.add_argument("--at-once", action="store_true", help="compile side by side, time one after another")
     parser.add_argument("--smoke", action="store_true", help="everything tiny: only to see that it works")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after these, start nothing new")
     parser.add_argument("--out", type=Path, help="folder of the results")
@@ -151,7 +159,9 @@ def iteration_groups(plan: Plan) -> list[list[Unit]]:
 
 
 def seeds_groups(plan: Plan) -> list[list[Unit]]:
-    return [[plan.seeded(system, seeds) for system in TRAINERS] for seeds in plan.seeds]
+    first, *others = plan.maps[: plan.seeded_maps]
+    groups = [[plan.seeded(system, seeds, first) for system in TRAINERS] for seeds in plan.seeds]
+    return groups + [[plan.seeded(own, seeds, name) for own in OURS] for name in others for seeds in plan.seeds]
 
 
 def envs_groups(plan: Plan) -> list[list[Unit]]:
@@ -186,34 +196,58 @@ def run(options: argparse.Namespace) -> int:
         return 2
     if options.jaxmarl is not None:
         results["peer"] = commit(options.jaxmarl)
-    groups = [group for table in options.tables or GROUPS for group in GROUPS[table](options.plan)]
+    plan = options.plan._replace(**ON_GPU) if here["platform"] == "gpu" and not options.smoke else options.plan
+    groups = [group for table in options.tables or GROUPS for group in GROUPS[table](plan)]
     if options.again:
-        wanted = [unit for group in groups for unit in group]
-        results["units"] = [row for row in results["units"] if row["unit"] not in wanted]
+        asked = [unit for group in groups for unit in group]
+        results["units"] = [row for row in results["units"] if row["unit"] not in asked]
     failed: list[Unit] = []
-    for group in groups:
+    for group in batches(groups) if options.at_once else groups:
         measure(group, results["units"], options, failed, lambda: path.write_text(dump(results)))
         report.write(options.out)
     return 1 if failed else 0
 
 
-def measure(group: list[Unit], rows: list[Row], options: argparse.Namespace, failed: list[Unit], save: Any) -> None:
+def batches(groups: list[list[Unit]]) -> list[list[Unit]]:
+    """What compiles at once: everything that is timed, then those whose compilation is."""
+    units = list({json.dumps(unit): unit for group in groups for unit in group}.values())
+    return [[unit for unit in units if (unit["kind"] == "run") == compiling] for compiling in (False, True)]
+
+
+def measure(
+    group: list[Unit], rows: list[Row], options: argparse.Namespace, failed: list[Unit], save: Callable[[], Any]
+) -> None:
     """Measure the units of a group by turns, until each has its repeats."""
     for repeat in range(options.repeats):
-        for unit in group:
-            needless = repeat > 0 and unit["kind"] == "facts"
-            if unit in failed or needless or (unit["system"] == "jaxmarl" and options.jaxmarl is None):
+        missing = [unit for unit in group if unit not in failed and wanted(unit, repeat, rows, options)]
+        if options.at_once and time.monotonic() <= options.end:
+            started = {json.dumps(unit): Measurement(unit, options) for unit in missing}
+            for each in started.values():
+                each.wait_until_ready()
+        else:
+            started = {}
+        for unit in missing:
+            each = started.get(json.dumps(unit))
+            if time.monotonic() > options.end:
+                if each is not None:
+                    each.process.kill()
                 continue
-            row = row_of(rows, unit)
-            if len(row["repeats"]) > repeat or time.monotonic() > options.end:
-                continue
-            if (found := start(unit, options)) is None:
+            found = start(unit, options) if each is None else each.finish()
+            if found is None:
                 failed.append(unit)
                 continue
+            row = row_of(rows, unit)
             if not row["repeats"]:
                 rows.append(row)
             row["repeats"].append(found)
             save()
+
+
+def wanted(unit: Unit, repeat: int, rows: list[Row], options: argparse.Namespace) -> bool:
+    """Whether it is measured, and not often enough yet."""
+    needless = repeat > 0 and unit["kind"] == "facts"
+    absent = unit["system"] == "jaxmarl" and options.jaxmarl is None
+    return not needless and not absent and len(row_of(rows, unit)["repeats"]) <= repeat
 
 
 def row_of(rows: list[Row], unit: Unit) -> Row:
@@ -223,18 +257,44 @@ def row_of(rows: list[Row], unit: Unit) -> Row:
 
 def start(unit: Unit, options: argparse.Namespace) -> dict[str, Any] | None:
     """Measure in a process of its own; None, and its last words on stderr, when that fails."""
-    sent = unit | ({} if options.jaxmarl is None else {"jaxmarl": str(options.jaxmarl.resolve())})
-    command = [sys.executable, str(MEASURE), json.dumps(sent)]
-    began = time.monotonic()
-    done = subprocess.run(command, env=environment(unit, options), capture_output=True, text=True)
-    label = " ".join(f"{key}={value}" for key, value in unit.items())
-    if done.returncode:
-        last = "\n".join(done.stderr.strip().splitlines()[-3:])
-        print(f"benchmark: failed with {done.returncode}: {label}\n{last}", file=sys.stderr, flush=True)
-        return None
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{time.monotonic() - began:4.0f} s  {label}: {found}", flush=True)
-    return found
+    return Measurement(unit, options).finish()
+
+
+class Measurement:
+    """A process that measures a unit; it compiles at once, and waits to be told to go on."""
+
+    def __init__(self, unit: Unit, options: argparse.Namespace) -> None:
+        sent = unit | ({} if options.jaxmarl is None else {"jaxmarl": str(options.jaxmarl.resolve())})
+        self.label = " ".join(f"{key}={value}" for key, value in unit.items())
+        self.began, self.said = time.monotonic(), ""
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, str(MEASURE), json.dumps(sent)],
+            env=environment(unit, options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Until it is compiled, or has ended."""
+        assert self.process.stdout is not None
+        while not self.said.endswith("ready\n") and (line := self.process.stdout.readline()):
+            self.said += line
+
+    def finish(self) -> dict[str, Any] | None:
+        """Let it go on, and return what it found."""
+        said = self.said + self.process.communicate("\n")[0]
+        if self.process.returncode:
+            self.errors.seek(0)
+            last = "\n".join(self.errors.read().strip().splitlines()[-3:])
+            text = f"benchmark: failed with {self.process.returncode}: {self.label}\n{last}"
+            print(text, file=sys.stderr, flush=True)
+            return None
+        found = json.loads(said.strip().splitlines()[-1])
+        print(f"{time.monotonic() - self.began:4.0f} s  {self.label}: {found}", flush=True)
+        return found
 
 
 def environment(unit: Unit, options: argparse.Namespace) -> dict[str, str]:

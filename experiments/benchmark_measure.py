@@ -2,7 +2,8 @@
 
     python experiments/benchmark_measure.py '{"kind": "env", "system": "ours", "env": "smax_5v5", ...}'
 
-`benchmark.py` starts these, one after the other. The last line on stdout is the result as JSON: seconds, bytes, flops.
+`benchmark.py` starts these. Compiled, they say "ready" and wait for a line on stdin (or its end), so that many can
+compile at once and be timed one after another. The last line on stdout is the result as JSON: seconds, bytes, flops.
 The peer is JaxMARL's own baselines/QLearning/qmix_rnn.py, imported from a checkout that the unit names; its
 environments are those of the installed wheel.
 """
@@ -55,6 +56,12 @@ def device(unit: Unit) -> dict[str, Any]:
     return {"name": name, "platform": platform, "jax": jax.__version__}
 
 
+def wait_for_turn() -> None:
+    """Everything is compiled; what follows is timed, and nobody else is."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
 def clock(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
     """Seconds of a call, and what it returns."""
     start = time.perf_counter()
@@ -83,6 +90,7 @@ def env_seconds(unit: Unit) -> Found:
     game = ours(unit["env"], pool) if unit["system"] == "ours" else jaxmarl_game(unit["env"], unit["system"], pool)
     program, keys = playing(game, unit["length"]), jax.random.split(jax.random.key(0), unit["num_envs"])
     clock(program, keys)  # compiles
+    wait_for_turn()
     return {"seconds": float(np.median([clock(program, keys)[0] for _ in range(unit["rounds"])]))}
 
 
@@ -189,9 +197,9 @@ def warmup(unit: Unit) -> int:
 
 def our_seconds(unit: Unit) -> Found:
     only_collects, learns, found = warmup(unit), unit["iterations"], {}
-    for steps in unit["gradient_steps"] or [1]:
-        trainer, state = begin(unit, steps)
-        state, _ = trainer.run(state, 0, 0)  # compiles
+    begun = {steps: begin(unit, steps) for steps in unit["gradient_steps"] or [1]}
+    wait_for_turn()
+    for steps, (trainer, state) in begun.items():
         rollouts, iterations = [], []
         for _ in range(unit["rounds"]):
             seconds, (state, metrics) = clock(trainer.run, state, 0, only_collects)
@@ -204,7 +212,6 @@ def our_seconds(unit: Unit) -> Found:
         found.setdefault("rollout", float(np.median(rollouts)))
         if iterations:
             found[f"iteration_{steps}"] = float(np.median(iterations))
-        del state  # its memory
     return found
 
 
@@ -216,10 +223,12 @@ def check_learnt(metrics: Any, iterations: int, learning: int) -> None:
 
 
 def begin(unit: Unit, steps: int) -> tuple[Trainer, Any]:
+    """A trainer with its program compiled, and fresh members."""
     config = our_config(unit, steps)
     divide_cpu([config])
     trainer = make_trainer(config, warmup(unit) + unit["iterations"])
-    return trainer, trainer.init(member_seeds(config), member_hypers(config))
+    state = trainer.init(member_seeds(config), member_hypers(config))
+    return trainer, trainer.run(state, 0, 0)[0]  # compiles
 
 
 def our_config(unit: Unit, steps: int) -> Config:
@@ -266,6 +275,7 @@ def peer_seconds(unit: Unit) -> Found:
     shorter = min(SHORT, updates // 2)
     short, trainers = peer(unit, shorter, 1), {steps: peer(unit, updates, steps) for steps in counts}
     rollouts, learning = [], {steps: [] for steps in unit["gradient_steps"]}
+    wait_for_turn()
     for _ in range(unit["rounds"]):
         start, collecting = short.seconds(False), trainers[counts[0]].seconds(False)
         rollouts.append((collecting - start) / (updates - shorter))
@@ -327,6 +337,7 @@ def whole_run(unit: Unit) -> Found:
     [steps] = unit["gradient_steps"]
     if unit["system"] == "jaxmarl":
         trainer = peer(unit, warmup(unit) + unit["iterations"], steps)
+        wait_for_turn()
         trainer.seconds(True)
         seconds = trainer.compile
     else:
@@ -338,6 +349,7 @@ def whole_run(unit: Unit) -> Found:
         state = program(member_seeds(config), member_hypers(config))
         more, (state, _) = clock(trainer.run, state, 0, 0)  # no iteration: all of it is compilation
         seconds += more
+        wait_for_turn()
         jax.block_until_ready(trainer.run(state, 0, warmup(unit) + unit["iterations"]))
     return {"compile": seconds, "peak_memory": peak_memory()}
 
@@ -371,6 +383,7 @@ def products(unit: Unit) -> Found:
     """Flops per second of large matrix products, and of the narrow ones of which agents of this width consist."""
     x, product, best = jnp.ones((SQUARE, SQUARE)), jax.jit(jnp.matmul), math.inf
     clock(product, x, x)
+    wait_for_turn()
     for _ in range(unit["rounds"]):
         best = min(best, clock(product, x, x)[0])
     return {"large": 2.0 * SQUARE**3 / best, "narrow": cost.measure().flops}

@@ -33,8 +33,9 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
   that only collect, and of the same length with and without learning (`LEARNING_STARTS` is an argument of its program).
   The gradient steps are counted: a measurement in which a trainer took others than it should have fails.
 - *Gradient step*: the difference of iterations with all gradient steps and with none, divided by their number.
-- *Compile*: tracing and compiling of one training, without any cache. *Peak memory*: of the process that compiles it
-  and trains once, resident on the CPU, allocated on the device elsewhere. *Replay*: its arrays, by their shapes.
+- *Compile*: tracing and compiling of one training, without any cache (with `--at-once`, beside the others'). *Peak
+  memory*: of the process that compiles it and trains once, resident on the CPU, allocated on the device elsewhere.
+  *Replay*: its arrays, by their shapes.
 - *The environment alone*: random available actions. Ours and `step_env` go on in one of a pool of start states when an
   episode ends, as in our trainer; JaxMARL's `step`, which its trainer uses, makes a start state in every step.
 - *Limits*: the environment alone bounds collecting, the matrix products bound learning: their operations are counted in
@@ -81,7 +82,10 @@ def section(results: dict[str, Any]) -> str:
         ("Training", training(rows)),
         ("What our replay keeps of observations and state", replays(rows)),
         ("Limits", limits(rows)),
-        ("Seeds: ms per seed and iteration", scaling(rows, "seeds", lambda unit: 1000 / unit["seeds"])),
+        *(
+            (f"Seeds, {name}: ms per seed and iteration", scaling(rows, "seeds", per_seed, name))
+            for name in sorted({row["unit"]["env"] for row in matching(rows, kind="train")}, key=size_of)
+        ),
         ("Environments: env steps per second while collecting", collecting(rows)),
         ("Agents: ms per iteration", scaling(rows, "env", lambda unit: 1000)),
     ]
@@ -201,9 +205,14 @@ def limits(rows: list[Row]) -> list[str]:
     return lines + table(header, body)
 
 
-def scaling(rows: list[Row], axis: str, scale: Callable[[dict[str, Any]], float]) -> list[str]:
-    """Iterations with gradient steps over seeds or agents, per trainer, and ratios."""
-    found = curves(rows, axis, scale)
+def per_seed(unit: dict[str, Any]) -> float:
+    """From seconds to ms per seed."""
+    return 1000 / unit["seeds"]
+
+
+def scaling(rows: list[Row], axis: str, scale: Callable[[dict[str, Any]], float], name: str | None = None) -> list[str]:
+    """Iterations with gradient steps over seeds (of the environment `name`) or agents, per trainer, and ratios."""
+    found = curves(rows, axis, scale, name)
     points = sorted({point for curve in found.values() for point in curve}, key=size_of)
     if len(points) < 2:
         return []
@@ -214,10 +223,12 @@ def scaling(rows: list[Row], axis: str, scale: Callable[[dict[str, Any]], float]
     return table([axis, *TRAINERS.values(), "ratio, QMIX", "ratio, ME-QMIX"], lines)
 
 
-def curves(rows: list[Row], axis: str, scale: Callable[[dict[str, Any]], float]) -> dict[str, dict[Any, list[float]]]:
+def curves(
+    rows: list[Row], axis: str, scale: Callable[[dict[str, Any]], float], name: str | None = None
+) -> dict[str, dict[Any, list[float]]]:
     """System -> point on the axis -> times of iterations with gradient steps, of what was measured for such curves."""
-    first = next((row["unit"]["env"] for row in rows if row["unit"]["kind"] == "train"), "")
-    fixed = {"env": first} if axis == "seeds" else {"seeds": 1}
+    name = name or next((row["unit"]["env"] for row in rows if row["unit"]["kind"] == "train"), "")
+    fixed = {"env": name} if axis == "seeds" else {"seeds": 1}
     learning = [row for row in matching(rows, kind="train", **fixed) if len(row["unit"]["gradient_steps"]) == 1]
     found: dict[str, dict[Any, list[float]]] = {}
     for row in learning:
@@ -252,7 +263,7 @@ def draw(rows: list[Row], path: Path) -> bool:
     """A figure of what scales: over seeds, environments and agents. False where nothing was measured for one."""
     from matplotlib.figure import Figure
 
-    seeds = curves(rows, "seeds", lambda unit: 1000 / unit["seeds"])
+    seeds = curves(rows, "seeds", per_seed)
     agents = {
         system: {size_of(name): times for name, times in curve.items()}
         for system, curve in curves(rows, "env", lambda unit: 1000).items()

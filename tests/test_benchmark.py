@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 
@@ -18,7 +19,8 @@ def benchmark(experiment):
 
 
 @pytest.fixture
-def measure(experiment):
+def measure(experiment, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no turn to wait for
     return experiment("benchmark_measure")
 
 
@@ -46,6 +48,55 @@ def test_what_is_compared_takes_turns_and_is_measured_once(benchmark, tmp_path, 
     assert len(json.loads((tmp_path / "2_cores.json").read_text())["units"]) == 6
     device["jax"] = "2.0"
     assert benchmark.main(["env", "--out", str(tmp_path)]) == 2 and len(asked) == 18
+
+
+def test_at_once_everything_compiles_before_the_first_is_timed_and_compile_times_come_last(
+    benchmark, tmp_path, monkeypatch
+):
+    told = []
+
+    class Fake:
+        def __init__(self, unit, options):
+            self.unit = unit
+
+        def wait_until_ready(self):
+            told.append(("ready", self.unit["kind"]))
+
+        def finish(self):
+            if self.unit["kind"] == "device":
+                return {"name": "GPU", "platform": "gpu", "jax": "1.0"}
+            told.append(("timed", self.unit["kind"]))
+            return {"seconds": 1.0, "compile": 1.0, "peak_memory": 1.0, "replay": 1.0, "flops": 1.0, "large": 1.0} | {
+                key: 1.0 for key in ("narrow", "rollout", "iteration_8", "iteration_1", "gradient_step")
+            }
+
+    monkeypatch.setattr(benchmark, "Measurement", Fake)
+    arguments = ["iteration", "env", "--at-once", "--quick", "--out", str(tmp_path)]
+    assert benchmark.main(arguments) == 0
+    kinds = {what: [kind for w, kind in told if w == what] for what in ("ready", "timed")}
+    assert kinds["ready"] == kinds["timed"] and kinds["timed"][-3:] == ["run"] * 3 and "run" not in kinds["timed"][:-3]
+    first_timed = told.index(("timed", "train"))
+    assert first_timed == len(kinds["timed"]) - 3 and all(what == "ready" for what, _ in told[:first_timed])
+    before = len(told)
+    assert benchmark.main(arguments) == 0 and len(told) == before  # nothing is measured again
+
+
+def test_a_process_compiles_says_so_and_goes_on_when_told(benchmark, tmp_path, monkeypatch):
+    script = tmp_path / "measure.py"
+    script.write_text(
+        "import json, sys\nprint('words of a library')\nprint('ready', flush=True)\n"
+        "told = sys.stdin.readline()\nprint(json.dumps({'seconds': 2.0 if told else 0.0}))\n"
+    )
+    monkeypatch.setattr(benchmark, "MEASURE", script)
+    options = benchmark.parse(["env"])
+    options.cache = str(tmp_path)
+    measurement = benchmark.Measurement({"kind": "env", "system": "ours"}, options)
+    measurement.wait_until_ready()
+    assert measurement.process.poll() is None
+    assert measurement.finish() == {"seconds": 2.0}
+    assert benchmark.start({"kind": "env", "system": "ours"}, options) == {"seconds": 2.0}
+    script.write_text("raise SystemExit('no such unit')")
+    assert benchmark.start({"kind": "env", "system": "ours"}, options) is None
 
 
 def test_a_measurement_that_fails_leaves_the_others(benchmark, tmp_path, monkeypatch):

@@ -140,7 +140,9 @@ def _advance(smax: Any, draws: Draws, env_state: Any, action: Array) -> tuple[An
     orders, movement = _orders(smax, traits, action)
     deviation = smax.time_per_step * (3 * draws.cooldown - 1)
     tick = functools.partial(_tick, smax, traits, orders)
-    units = jax.lax.scan(lambda units, deviation: (tick(units, deviation), None), units, deviation)[0]
+    # On a GPU in one piece: starting a kernel takes longer than a tick.
+    at_once = len(deviation) if jax.default_backend() == "gpu" else 1
+    units = jax.lax.scan(lambda units, deviation: (tick(units, deviation), None), units, deviation, unroll=at_once)[0]
     fights = units.alive & ~traits.heals
     lost, won = ~_any(fights[: smax.num_allies]), ~_any(fights[smax.num_allies :])
     change = ((units.health - state.unit_health) / traits.health)[smax.num_allies :].sum(axis=0)

@@ -2,10 +2,12 @@
 
 Input projections are made outside the time scan, the three gates are separate products (slicing a fused one inside the
 scan is several times slower on the CPU), and weight gradients are one product over all rows after the backward scan.
+On a GPU the scans are kernels of their own, `gru_kernel`.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -39,6 +41,17 @@ def cell(recurrent: Recurrent, x: Gates, h: Array) -> tuple[Array, tuple[Array, 
     return (1.0 - z) * n + z * h, (h, r, z, n, inner)
 
 
+def cell_backward(kernel_t: Gates, saved: tuple[Array, ...], d_h: Array) -> tuple[Array, tuple[Array, ...]]:
+    """Gradients of `cell` by the old h and by its sums: transposed kernels, saved, d_h -> (d_h, (r, z, n, inner))."""
+    h, r, z, n, inner = saved
+    d_n = d_h * (1.0 - z) * (1.0 - n * n)
+    d_z = d_h * (h - n) * z * (1.0 - z)
+    d_r = d_n * inner * r * (1.0 - r)
+    d_inner = d_n * r
+    d_prev = d_h * z + d_r @ kernel_t.r + d_z @ kernel_t.z + d_inner @ kernel_t.n
+    return d_prev, (d_r, d_z, d_n, d_inner)
+
+
 @jax.custom_vjp
 def unroll(recurrent: Recurrent, x: Gates, keep: Array) -> Array:
     """Hidden states after each row, from the zero state.
@@ -54,7 +67,20 @@ def unroll(recurrent: Recurrent, x: Gates, keep: Array) -> Array:
     return _forward(recurrent, x, keep)[0]
 
 
+def _kernels_for(x: Array) -> ModuleType | None:
+    """The GPU's own kernels, where they can walk sequences such as x [T, R, H]."""
+    if jax.default_backend() != "gpu":
+        return None
+    from meigm_jax.modules import gru_kernel
+
+    return gru_kernel if gru_kernel.fits(x.shape[-1], x.dtype) else None
+
+
 def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]:
+    if kernels := _kernels_for(x.r):
+        hidden, *saved = kernels.forward(recurrent.kernel, recurrent.bias_n, x, keep[..., 0])
+        return hidden, (recurrent, keep, tuple(saved))
+
     def step(h: Array, row: tuple[Gates, Array]) -> tuple[Array, tuple]:
         x_t, keep_t = row
         h, saved = cell(recurrent, x_t, h * keep_t)
@@ -66,21 +92,22 @@ def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]
 
 def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Array]:
     recurrent, keep, saved = residuals
+    if kernels := _kernels_for(d_hidden):
+        return _gradients(residuals, *kernels.backward(recurrent.kernel, keep[..., 0], saved, d_hidden))
     kernel_t = Gates(*(k.T for k in recurrent.kernel))
 
     def step(d_later: Array, row: tuple) -> tuple[Array, tuple[Array, ...]]:
-        d_out, keep_t, (h, r, z, n, inner) = row
-        d_h = d_out + d_later
-        d_n = d_h * (1.0 - z) * (1.0 - n * n)
-        d_z = d_h * (h - n) * z * (1.0 - z)
-        d_r = d_n * inner * r * (1.0 - r)
-        d_inner = d_n * r
-        d_prev = d_h * z + d_r @ kernel_t.r + d_z @ kernel_t.z + d_inner @ kernel_t.n
-        return d_prev * keep_t, (d_r, d_z, d_n, d_inner)
+        d_out, keep_t, saved_t = row
+        d_prev, d_gates = cell_backward(kernel_t, saved_t, d_out + d_later)
+        return d_prev * keep_t, d_gates
 
     start = jnp.zeros_like(d_hidden[0])
-    _, (d_r, d_z, d_n, d_inner) = jax.lax.scan(step, start, (d_hidden, keep, saved), reverse=True)
-    h = saved[0]
+    return _gradients(residuals, *jax.lax.scan(step, start, (d_hidden, keep, saved), reverse=True)[1])
+
+
+def _gradients(residuals: tuple, d_r: Array, d_z: Array, d_n: Array, d_inner: Array) -> tuple[Recurrent, Gates, Array]:
+    """Gradients by the parameters, from those by the gates, over all rows at once."""
+    _, keep, (h, *_) = residuals
     d_kernel = Gates(*(outer(*(x.reshape(-1, x.shape[-1]) for x in (h, d))) for d in (d_r, d_z, d_inner)))
     return Recurrent(d_kernel, jnp.sum(d_inner, axis=(0, 1))), Gates(d_r, d_z, d_n), jnp.zeros_like(keep)
 

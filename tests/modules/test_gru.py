@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meigm_jax.modules import agent, gru
+from meigm_jax.modules import agent, gru, gru_kernel
 from meigm_jax.modules.layers import dense
 from meigm_jax.types import EnvSpec, TimeStep
 
@@ -41,6 +41,40 @@ def test_the_hand_written_gradient_is_that_of_a_plain_scan_with_resets():
             jax.value_and_grad(scalar, (1, 2))(unroll, recurrent, x) for unroll in (gru.unroll, plain_unroll)
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), ours, theirs)
+
+
+def test_the_kernels_for_a_gpu_give_what_the_scan_gives_for_every_member(monkeypatch):
+    """Interpreted; 20 sequences are more than one program walks, and not a multiple of it."""
+    members, rows, sequences, hidden = 2, 5, 20, 16
+    keys = jax.random.split(jax.random.key(0), 9)
+    kernel = gru.Gates(*(0.3 * jax.random.normal(k, (members, hidden, hidden)) for k in keys[:3]))
+    recurrent = gru.Recurrent(kernel, jax.random.normal(keys[3], (members, hidden)))
+    x = gru.Gates(*(jax.random.normal(k, (members, rows, sequences, hidden)) for k in keys[4:7]))
+    keep = jax.random.bernoulli(keys[7], 0.7, (members, rows, sequences, 1)).astype(jnp.float32)
+    weight = jax.random.normal(keys[8], (rows, sequences, hidden))
+
+    def scalar(recurrent, x, keep):
+        return jnp.sum(weight * jnp.sin(gru.unroll(recurrent, x, keep)))
+
+    def found():
+        return jax.jit(jax.vmap(jax.value_and_grad(scalar, (0, 1))))(recurrent, x, keep)
+
+    by_scan = found()
+    monkeypatch.setattr(gru, "_kernels_for", lambda x: gru_kernel)
+    calls = []
+    for name in ("forward", "backward"):
+        original = getattr(gru_kernel, name)
+        monkeypatch.setattr(gru_kernel, name, lambda *a, f=original: calls.append(f) or f(*a))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found(), by_scan)
+    assert len(calls) == 2
+
+
+def test_kernels_are_for_gpus_and_for_widths_that_they_are_made_for(monkeypatch):
+    x = jnp.zeros((1, 1, 64))
+    assert gru._kernels_for(x) is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert gru._kernels_for(x) is gru_kernel
+    assert gru._kernels_for(jnp.zeros((1, 1, 48))) is None and gru._kernels_for(x.astype(jnp.float16)) is None
 
 
 @pytest.mark.parametrize("sizes", [(3, 5), (5, 3)])
