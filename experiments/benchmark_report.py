@@ -83,7 +83,7 @@ def section(results: dict[str, Any]) -> str:
         ("What our replay keeps of observations and state", replays(rows)),
         ("Limits", limits(rows)),
         *(
-            (f"Seeds, {name}: ms per seed and iteration", scaling(rows, "seeds", per_seed, name))
+            (f"Seeds, {name}: ms per seed and iteration{work_of(rows, name)}", scaling(rows, "seeds", per_seed, name))
             for name in sorted({row["unit"]["env"] for row in matching(rows, kind="train")}, key=size_of)
         ),
         ("Environments: env steps per second while collecting", collecting(rows)),
@@ -205,6 +205,12 @@ def limits(rows: list[Row]) -> list[str]:
     return lines + table(header, body)
 
 
+def work_of(rows: list[Row], name: str) -> str:
+    """' of 8 gradient steps on 32 sequences': what many seeds do in an environment."""
+    many = [row["unit"] for row in matching(rows, kind="train", env=name) if row["unit"]["seeds"] > 1]
+    return f" of {many[0]['gradient_steps'][0]} gradient steps on {many[0]['batch_size']} sequences" if many else ""
+
+
 def per_seed(unit: dict[str, Any]) -> float:
     """From seconds to ms per seed."""
     return 1000 / unit["seeds"]
@@ -230,6 +236,9 @@ def curves(
     name = name or next((row["unit"]["env"] for row in rows if row["unit"]["kind"] == "train"), "")
     fixed = {"env": name} if axis == "seeds" else {"seeds": 1}
     learning = [row for row in matching(rows, kind="train", **fixed) if len(row["unit"]["gradient_steps"]) == 1]
+    if axis == "seeds" and learning:  # work as that of most seeds
+        most = max(learning, key=lambda row: row["unit"]["seeds"])["unit"]
+        learning = matching(learning, **{key: most[key] for key in ("batch_size", "gradient_steps")})
     found: dict[str, dict[Any, list[float]]] = {}
     for row in learning:
         unit, [steps] = row["unit"], row["unit"]["gradient_steps"]
