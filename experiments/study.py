@@ -36,12 +36,24 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Final(NamedTuple):
-    """The end of a line."""
+    """A line and its end."""
 
     env: str
     line: str
-    env_steps: int
-    scores: np.ndarray  # f64[S]
+    curve: curves.Curve
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.curve.env_steps[-1])
+
+    @property
+    def scores(self) -> np.ndarray:
+        """f64[S]: its last values."""
+        return self.curve.values[:, -1]
+
+    def at(self, env_steps: int) -> np.ndarray:
+        """f64[S]: its values at the last evaluation up to so many env steps, its own first if there is none."""
+        return self.curve.values[:, max(np.searchsorted(self.curve.env_steps, env_steps, side="right") - 1, 0)]
 
 
 class Study(NamedTuple):
@@ -152,7 +164,7 @@ def chosen_lines(
 
 def finals_of(study: Study, env: str, source: Path) -> list[Final]:
     _, found = chosen_lines(study, env, study.shows[0], source)
-    return [Final(env, name, int(curve.env_steps[-1]), curve.values[:, -1]) for name, curve in found.items()]
+    return [Final(env, name, curve) for name, curve in found.items()]
 
 
 def made_by(study: Study, budget: str) -> str:
@@ -160,7 +172,8 @@ def made_by(study: Study, budget: str) -> str:
     return (
         f"Made by `python experiments/{study.name}.py --budget {budget}`. Configuration, versions, device and cost\n"
         f"of every unit are beside its [curves]({curves_folder}). Means over seeds with the 95 % Student-t interval;\n"
-        "what is not in the table has not been run."
+        "what is not in the table has not been run; fewer env steps than the budget's mean that time ran out. Lines\n"
+        "are compared at the env steps that both of them have."
     )
 
 
@@ -192,12 +205,14 @@ def keep(path: Path, study: Study, finals: list[Final]) -> None:
 
 
 def compared(study: Study, finals: list[Final]) -> list[str]:
-    """Over the environments that have both lines: probability of improvement, and both interquartile means."""
-    scores = {(final.env, final.line): final.scores for final in finals}
+    """Over the environments that have both lines, at the env steps of both: P(improvement) and interquartile means."""
+    found = {(final.env, final.line): final for final in finals}
     sentences = []
     for one, other in study.against:
         pairs = {
-            e: (scores[e, one], scores[e, other]) for e in envs_of(study) if {(e, one), (e, other)} <= scores.keys()
+            env: at_equal_steps(found[env, one], found[env, other])
+            for env in envs_of(study)
+            if {(env, one), (env, other)} <= found.keys()
         }
         if not pairs:
             continue
@@ -208,6 +223,12 @@ def compared(study: Study, finals: list[Final]) -> list[str]:
             sentence += f"; interquartile means {means[0]} and {means[1]}"
         sentences.append(f"{sentence} (95 % stratified bootstrap).")
     return sentences
+
+
+def at_equal_steps(one: Final, other: Final) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of both at the end of the shorter."""
+    shared = min(one.env_steps, other.env_steps)
+    return one.at(shared), other.at(shared)
 
 
 def in_words(estimate: statistics.Estimate) -> str:

@@ -173,6 +173,9 @@ def facts(run_dir: Path) -> dict[str, Any]:
     if (run_dir / "summary.json").exists():
         summary = json.loads((run_dir / "summary.json").read_text())
         found |= {key: summary[key] for key in ("env_steps", "env_steps_per_second", "wall_time")}
+    else:  # not finished: as far as it came
+        last = curves.read_members(run_dir)[0].rows[-1]
+        found |= {key: last[key] for key in ("env_steps", "wall_time")}
     return found
 
 

@@ -73,7 +73,7 @@ def report(jobs: Sequence[Job]) -> None:
         total += _report_run(planned, run_dir, job.resume, rates)
         print()
     if len(jobs) > 1:
-        print(f"all {len(jobs)} runs, one after the other: {_about()} {human_time(total)}")
+        print(f"all {len(jobs)} runs, one after the other: about {human_time(total)}")
     print(_basis(rates))
     if problems:
         raise problems[0]
@@ -115,7 +115,7 @@ def _report_run(planned: Planned, run_dir: Path, resume: Path | None, rates: Rat
     seconds = _run_seconds(planned, rates, done)
     earlier = _earlier(config, run_dir, rates)
     if earlier is None:
-        print(f"  time: {_about()} {human_time(seconds)}")
+        print(f"  time: about {human_time(seconds)}")
         return seconds
     seconds *= earlier.factor
     speed = f"{earlier.env_steps_per_second:.0f} env steps/s"
@@ -123,20 +123,18 @@ def _report_run(planned: Planned, run_dir: Path, resume: Path | None, rates: Rat
     return seconds
 
 
-def _about() -> str:
-    """How to read a time that no earlier run tells."""
-    return "about" if jax.default_backend() == "cpu" else "at least"
-
-
 def _basis(rates: Rates) -> str:
-    fitted = "fitted to SMAX on two CPU cores"
-    if jax.default_backend() != "cpu":
-        fitted += "; other devices also spend time on starting kernels"
+    speed = f"{rates.flops / 1e9:.3g} GFLOP/s in matrix products"
+    if jax.default_backend() == "cpu":
+        speed = f"this device does {speed} (measured now)"
+        fitted = "fitted to SMAX on two CPU cores"
+    else:
+        speed = f"{rates.kernel_seconds * 1e6:.2g} us per kernel, {speed}"
+        fitted = "fitted to SMAX on an NVIDIA H100; another device is not measured"
     return (
         "Times are rough, for a machine that does nothing else, and leave out compilation. Where no earlier run tells\n"
-        f"the speed, operations are counted: this device does {rates.flops / 1e9:.3g} GFLOP/s in matrix products "
-        f"(measured now), and\nan element of any other operation takes as long as {FLOPS_PER_ELEMENT:g} of those "
-        f"({fitted})."
+        f"the speed, operations are counted: {speed}, and\nan element of any other operation takes as long as "
+        f"{FLOPS_PER_ELEMENT:g} of those ({fitted})."
     )
 
 

@@ -40,7 +40,7 @@ def versions(config: Config) -> dict[str, Any]:
 def human_bytes(count: float) -> str:
     """1536 -> '1.5 KiB'."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.3g} TiB"

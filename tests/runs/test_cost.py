@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meigm_jax.runs.cost import FLOPS_PER_ELEMENT, Rates, Work, measure, work_of
+from meigm_jax.modules import gru_kernel
+from meigm_jax.runs.cost import FLOPS_PER_ELEMENT, GPU_FLOPS, GPU_KERNEL_SECONDS, Rates, Work, measure, work_of
 
 X, W = jax.ShapeDtypeStruct((5, 3), jnp.float32), jax.ShapeDtypeStruct((3, 4), jnp.float32)
 PRODUCT = 2 * 5 * 3 * 4  # one multiplication and one addition each
@@ -72,7 +73,25 @@ def test_seconds_are_those_of_the_slower_of_work_and_overhead():
     assert rates.seconds(busy, 3, in_turn=True) == rates.seconds(busy, 3, in_turn=False) == 12.0
     small = Work(flops=1000.0, kernels=4)
     assert rates.seconds(small, 3, in_turn=True) == 6.0
-    assert rates.seconds(small, 3, in_turn=False) == 3.0
+
+
+def test_members_of_one_program_share_its_overhead():
+    rates = Rates(flops=1000.0, kernel_seconds=0.5)
+    assert rates.seconds(Work(flops=1000.0, kernels=4), 3, in_turn=False) == 3 * 1.0 + 2.0
+
+
+def test_a_kernel_of_ours_counts_its_rows_once_and_what_all_its_programs_do(monkeypatch):
+    rows, sequences, hidden = 7, 20, 16  # two programs of 16 sequences
+    kernel, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((hidden, hidden), (rows, sequences, hidden)))
+    bias, keep = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((hidden,), (rows, sequences)))
+    work = work_of(gru_kernel.forward, (kernel,) * 3, bias, (x,) * 3, keep)
+    assert work.flops == 2 * rows * 3 * (2 * 16 * hidden * hidden)
+    assert work.kernels == rows
+
+
+def test_a_gpu_is_not_measured(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert measure() == Rates(GPU_FLOPS, GPU_KERNEL_SECONDS)
 
 
 def test_the_machine_is_measured():
