@@ -56,12 +56,10 @@ class Unit(NamedTuple):
         return (*(self.arguments or (f"algo={self.name}",)), *both)
 
 
-# A GPU's iteration takes hardly longer with four times the environments and the batch.
-ON_GPU = ("train.num_envs=64", "train.batch_size=16", "evaluation.num_envs=256")
 BUDGETS = {
     "smoke": Budget(2048, 2, 4, ("+experiment=smoke",)),
     "cpu": Budget(1e6, 3, 256),
-    "full": Budget(1e7, 5, 256, ON_GPU),
+    "full": Budget(1e7, 5, 256, ("+experiment=gpu",)),
 }
 # Of the CPU's budget, by the beginning of an environment's name or the size of its teams: at most 90 minutes a unit.
 CPU = {
