@@ -19,12 +19,19 @@ from meigm_jax.modules import gru
 from meigm_jax.types import Array
 
 ROWS = 16  # that a program walks, the fewest of a matrix unit
-WIDTHS = (16, 32, 64, 128)  # of the hidden state: powers of two whose three kernels fit on a multiprocessor
+WIDTHS = (16, 32, 64)  # of the hidden state: powers of two whose three products fit on a multiprocessor of any such GPU
+CAPABILITY = 8.0  # NVIDIA's Ampere: what Triton makes programs for
 
 
 def fits(hidden: int, dtype: Any) -> bool:
-    """Whether the kernels are made for hidden states of this width and type."""
-    return hidden in WIDTHS and dtype == jnp.float32
+    """Whether the kernels are made for hidden states of this width and type, and for the GPUs here."""
+    return hidden in WIDTHS and dtype == jnp.float32 and all(map(_able, jax.local_devices()))
+
+
+def _able(device: Any) -> bool:
+    """Whether a device is an NVIDIA GPU for which Triton makes programs."""
+    found = str(getattr(device, "compute_capability", ""))  # "9.0"; other makers' are no numbers
+    return found.replace(".", "", 1).isdigit() and float(found) >= CAPABILITY
 
 
 def forward(kernel: tuple[Array, ...], bias_n: Array, x: tuple[Array, ...], keep: Array) -> tuple[Array, ...]:

@@ -1,5 +1,7 @@
 """The recurrent agent: its hand-written gradient, clearing of the memory, and unrolling against single steps."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,12 +71,15 @@ def test_the_kernels_for_a_gpu_give_what_the_scan_gives_for_every_member(monkeyp
     assert len(calls) == 2
 
 
-def test_kernels_are_for_gpus_and_for_widths_that_they_are_made_for(monkeypatch):
+@pytest.mark.parametrize(("capability", "able"), [("9.0", True), ("8.0", True), ("7.5", False), ("gfx90a", False)])
+def test_kernels_are_for_gpus_and_widths_that_they_are_made_for(monkeypatch, capability, able):
     x = jnp.zeros((1, 1, 64))
     assert gru._kernels_for(x) is None
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert gru._kernels_for(x) is gru_kernel
-    assert gru._kernels_for(jnp.zeros((1, 1, 48))) is None and gru._kernels_for(x.astype(jnp.float16)) is None
+    assert gru._kernels_for(x) is None  # a device that does not tell
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert gru._kernels_for(x) is (gru_kernel if able else None)
+    assert gru._kernels_for(jnp.zeros((1, 1, 128))) is None and gru._kernels_for(x.astype(jnp.float16)) is None
 
 
 @pytest.mark.parametrize("sizes", [(3, 5), (5, 3)])
