@@ -252,8 +252,9 @@ def draw(study: Study, env: str, what: str, source: Path, folder: Path) -> Path 
 def write_index() -> None:
     """results/README.md: every page with its figures."""
     text = ["# Results", "Each is made by the script of its name in `experiments/`, and says how."]
-    for page in sorted(RESULTS.glob("*/README.md")):
-        title = page.read_text().splitlines()[0].removeprefix("# ")
-        text.append(f"## [{title}]({page.parent.name}/README.md)")
-        text += [f'<img src="{page.parent.name}/{x.name}" width="400">' for x in sorted(page.parent.glob("*.png"))]
+    for page in sorted(RESULTS.glob("*/**/README.md")):
+        title, folder = page.read_text().splitlines()[0].removeprefix("# "), page.parent.relative_to(RESULTS)
+        title += ", budget `full`" if folder.name == "full" else ""
+        text.append(f"## [{title}]({folder}/README.md)")
+        text += [f'<img src="{folder}/{x.name}" width="400">' for x in sorted(page.parent.glob("*.png"))]
     (RESULTS / "README.md").write_text("\n\n".join(text) + "\n")
