@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, Any]  # {"unit": what was measured, "repeats": [what was found, ...]}
 REPLAYS = {"qmix": "recomputed, the default", "qmix_stored": "stored in float16"}
@@ -294,37 +294,53 @@ def rollouts(rows: list[Row]) -> dict[str, dict[int, list[float]]]:
     return found
 
 
+class Line(NamedTuple):
+    """A line of a panel."""
+
+    label: str
+    colour: str
+    style: str
+    curve: dict[int, list[float]]
+
+
 def draw(rows: list[Row], path: Path) -> bool:
-    """A figure of what scales: over seeds, environments and agents. False where nothing was measured for one."""
+    """A figure of what scales: over seeds, environments and agents. False where no line has two points."""
     from matplotlib.figure import Figure
 
-    seeds = curves(rows, "seeds", per_seed)
     agents = {
         system: {size_of(name): times for name, times in curve.items()}
         for system, curve in curves(rows, "env", lambda unit: 1000).items()
     }
     panels = [
-        ("seeds", "ms per seed and iteration", seeds),
-        ("environments", "env steps per second", rollouts(rows)),
-        ("agents", "ms per iteration", agents),
+        ("seeds", "ms per seed and iteration", trainers(curves(rows, "seeds", per_seed))),
+        ("environments", "env steps per second", trainers(rollouts(rows)) + environments_alone(rows)),
+        ("agents", "ms per iteration", trainers(agents)),
     ]
-    if not any(len(curve) > 1 for _, _, found in panels for curve in found.values()):
+    panels = [panel for panel in panels if any(len(line.curve) > 1 for line in panel[2])]
+    if not panels:
         return False
-    figure = Figure(figsize=(10.5, 3.2), dpi=80, layout="constrained")
-    for axes, (axis, label, found) in zip(figure.subplots(1, 3), panels, strict=True):
-        for system, curve in found.items():
-            plot(axes, curve, "-", COLOURS[system], TRAINERS[system])
-        if axis == "environments":
-            for system, curve in alone(rows).items():
-                plot(axes, curve, ":", COLOURS[system], f"{ENVIRONMENTS[system].replace('`', '')} alone")
+    figure = Figure(figsize=(3.5 * len(panels), 3.2), dpi=80, layout="constrained")
+    for axes, (axis, label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for line in lines:
+            points = sorted(line.curve)
+            middles = [median(line.curve[point]) for point in points]
+            axes.plot(points, middles, line.style, marker="o", markersize=3, color=line.colour, label=line.label)
         axes.set(xlabel=axis, ylabel=label, xscale="log", ylim=(0, None))
-        points = sorted({point for curve in found.values() for point in curve})
+        points = sorted({point for line in lines for point in line.curve})
         axes.set_xticks(points, [str(point) for point in points])
         axes.minorticks_off()
-        if axes.lines:
-            axes.legend(fontsize=7)
+        axes.legend(fontsize=7)
     figure.savefig(path, metadata={"Software": None})
     return True
+
+
+def trainers(found: dict[str, dict[int, list[float]]]) -> list[Line]:
+    return [Line(TRAINERS[system], COLOURS[system], "-", curve) for system, curve in found.items()]
+
+
+def environments_alone(rows: list[Row]) -> list[Line]:
+    names = {system: f"{name.replace('`', '')} alone" for system, name in ENVIRONMENTS.items()}
+    return [Line(names[system], COLOURS[system], ":", curve) for system, curve in alone(rows).items()]
 
 
 def alone(rows: list[Row]) -> dict[str, dict[int, list[float]]]:
@@ -336,12 +352,6 @@ def alone(rows: list[Row]) -> dict[str, dict[int, list[float]]]:
         speeds = [unit["num_envs"] * unit["length"] / each["seconds"] for each in row["repeats"]]
         found.setdefault(unit["system"], {})[unit["num_envs"]] = speeds
     return found
-
-
-def plot(axes: Any, curve: dict[int, list[float]], line: str, colour: str, label: str) -> None:
-    points = sorted(curve)
-    middles = [median(curve[point]) for point in points]
-    axes.plot(points, middles, line, marker="o", markersize=3, color=colour, label=label)
 
 
 def matching(rows: list[Row], **of: Any) -> list[Row]:
