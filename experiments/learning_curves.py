@@ -68,8 +68,9 @@ INTRO = """# Learning curves
 Made by `python experiments/learning_curves.py` and the scripts of tables and figures, which share their units. Win rate
 where the environment has one, else return in its own units; mean over seeds with the 95 % Student-t interval of the
 mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON files hold configuration,
-versions, device and cost. Steps/s are of all seeds together, measured beside other work on two busy CPU cores: they
-tell what the curves cost, not how fast the trainer can be. `random` plays uniformly and learns nothing."""
+versions, device and cost. Steps/s are of all seeds together, measured beside other work on the same device, mostly two
+CPU cores: they tell what the curves cost, not how fast the trainer can be. `random` plays uniformly and learns nothing.
+Further curves, to 10M env steps on a GPU as far as they have been run, are in `full`."""
 
 
 def draw(path: Path, measure: curves.Measure, found: dict[str, curves.Curve]) -> None:
