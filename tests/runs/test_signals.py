@@ -14,7 +14,13 @@ ROOT = Path(__file__).parents[2]
 
 def start(run_dir, seconds):
     command = [sys.executable, "-m", "tests.runs.fake", str(run_dir), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, **pipes, text=True, preexec_fn=hang_up_by_default)
+
+
+def hang_up_by_default():
+    """Under nohup the tests, and what they start, would ignore SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(process, text):
