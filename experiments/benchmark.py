@@ -43,8 +43,8 @@ class Plan(NamedTuple):
     """What is measured; sizes are those of JaxMARL's own settings for SMAX."""
 
     seeds: tuple[int, ...] = (1, 2, 4, 8, 16)
-    seeded_maps: int = 1  # of `maps`, for `seeds`; beyond the first only ours, at every other point
-    seeded: tuple[tuple[str, Any], ...] = ()  # their work, where it is not that of all
+    seeds_maps: int = 1  # of `maps`, for `seeds`; beyond the first only ours, at every other point
+    seeds_work: tuple[tuple[str, Any], ...] = ()  # their work, where it is not that of all
     envs: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
     maps: tuple[str, ...] = (
         "smax_5v5",
@@ -80,8 +80,8 @@ class Plan(NamedTuple):
 
     def with_seeds(self, system: str, seeds: int, name: str) -> Unit:
         if seeds == 1:
-            return self.teamed(system, name) | dict(self.seeded)
-        work = {"iterations": max(4, self.iterations // seeds), "rounds": 1, **dict(self.seeded)}
+            return self.teamed(system, name) | dict(self.seeds_work)
+        work = {"iterations": max(4, self.iterations // seeds), "rounds": 1, **dict(self.seeds_work)}
         return self.train(system, env=name, seeds=seeds, **work)
 
     def teamed(self, system: str, name: str) -> Unit:
@@ -90,7 +90,7 @@ class Plan(NamedTuple):
 
 QUICK = Plan(seeds=(1, 4, 16), envs=(16, 128, 1024))
 OURS_ON_SMAX = (("batch_size", 4), ("gradient_steps", [32]))  # so that 64 seeds fit into a GPU's memory
-ON_GPU = {"seeds": (1, 4, 16, 64), "seeded_maps": 2, "seeded": OURS_ON_SMAX, "rounds": 1}
+ON_GPU = {"seeds": (1, 4, 16, 64), "seeds_maps": 2, "seeds_work": OURS_ON_SMAX, "rounds": 1}
 SMOKE = Plan(
     seeds=(1, 2), envs=(2, 4), maps=("smax_3m", "smax_8m"), alone=2, num_envs=2, batch_size=4, capacity=16, small=8,
     gradient_steps=(2, 1), iterations=2, rollouts=8, rounds=1,
@@ -161,7 +161,7 @@ def iteration_groups(plan: Plan) -> list[list[Unit]]:
 
 
 def seeds_groups(plan: Plan) -> list[list[Unit]]:
-    first, *others = plan.maps[: plan.seeded_maps]
+    first, *others = plan.maps[: plan.seeds_maps]
     groups = [[plan.with_seeds(system, seeds, first) for system in TRAINERS] for seeds in plan.seeds]
     fewer = plan.seeds[::2]
     return groups + [[plan.with_seeds(own, seeds, name) for own in OURS] for name in others for seeds in fewer]

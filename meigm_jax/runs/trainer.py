@@ -60,9 +60,9 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit`. On the CPU with less of LLVM's work: compiled a third faster than by default, and as fast."""
-    cpu = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=cpu if jax.default_backend() == "cpu" else None, **options)
+    """`jax.jit`. On the CPU with LLVM's second level: compiled a quarter faster than with its third, and as fast."""
+    cpu = {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=cpu, **options)
 
 
 def make_env(config: Config) -> Env:
