@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meigm_jax.ops import policies
+from meigm_jax.ops import policies, shards
 from meigm_jax.ops.targets import lambda_returns
 from meigm_jax.types import (
     Agent,
@@ -60,6 +60,12 @@ def td_targets(
     terminal = batch.terminated if bootstrap_on_timeout else batch.terminated | batch.truncated
     bonus = jnp.zeros_like(value) if bonus is None else bonus
     return lambda_returns(batch.reward, value, bonus, terminal, batch.valid, hyper.gamma, hyper.td_lambda)
+
+
+def gradients_of(loss: Callable[[Params], tuple[Array, Metrics]], params: Params) -> tuple[Params, Metrics]:
+    """Gradients of the loss, and its metrics; loss: parameters -> (scalar, metrics)."""
+    gradients, metrics = jax.grad(loss, has_aux=True)(params)
+    return shards.mean(gradients), metrics
 
 
 def clipped_adam(hyper: Hyper, rate: Array) -> optax.GradientTransformation:
@@ -123,7 +129,7 @@ def q_learning(
             return loss(learner.hyper, learner.target, batch, key, params)
 
         hyper = learner.hyper
-        gradients, metrics = jax.grad(of, has_aux=True)(learner.params)
+        gradients, metrics = gradients_of(of, learner.params)
         optimizer = clipped_adam(hyper, hyper.learning_rate)
         params, state = descend(optimizer, gradients, learner.optimizer_state, learner.params)
         metrics |= {"grad_norm": optax.tree.norm(gradients), "epsilon": epsilon(hyper, step)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from meigm_jax.algos.common import mixed, q_learning, td_targets, transitions
 from meigm_jax.modules.layers import Linear, initial, run
-from meigm_jax.ops import policies
+from meigm_jax.ops import policies, shards
 from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import (
     Agent,
@@ -122,8 +122,8 @@ def loss(
     """`loss_at` at fresh fractions, uniform in [0, 1]."""
     k_online, k_target = jax.random.split(key)
     rows = batch.at.first.shape
-    u = jax.random.uniform(k_online, (*rows, parts.num_quantiles))
-    target_u = jax.random.uniform(k_target, (*rows, parts.target_quantiles))
+    u = shards.uniform(k_online, (*rows, parts.num_quantiles), axis=1)
+    target_u = shards.uniform(k_target, (*rows, parts.target_quantiles), axis=1)
     return loss_at(parts, hyper, target, batch, u, target_u, online)
 
 

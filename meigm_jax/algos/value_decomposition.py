@@ -21,12 +21,13 @@ from meigm_jax.algos.common import (
     descend,
     epsilon,
     explore,
+    gradients_of,
     joint_value_of,
     mixed,
     td_targets,
     transitions,
 )
-from meigm_jax.ops import policies
+from meigm_jax.ops import policies, shards
 from meigm_jax.ops.targets import masked_mean
 from meigm_jax.types import (
     Agent,
@@ -99,7 +100,7 @@ def choose_greedily(at: TimeStep, q: Array) -> Next:
 def choose_softly(parts: Parts, opt: Params, alpha: Array, at: TimeStep, key: Array, q: Array) -> Next:
     """One sample of the policy per agent and row, and alpha times the joint entropy, exact or of that sample."""
     pi = local_policy(parts, opt, alpha, q, at)
-    action = policies.sample(pi, at.avail, key)
+    action = policies.sample(pi, at.avail, shards.uniform(key, q.shape[:-1], axis=1))
     local = jnp.negative(pi.log_prob(action)) if parts.sampled_entropy else pi.entropy()
     return Next(action, alpha * jnp.sum(local, axis=-1))
 
@@ -210,7 +211,7 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
     if parts.soft:
         opt = params.opt if parts.online_opt else target.opt
         choose = partial(choose_softly, parts, opt, alpha, batch.at, key)
-    gradients, metrics = jax.grad(partial(loss, parts, hyper, target, batch, choose, alpha), has_aux=True)(params)
+    gradients, metrics = gradients_of(partial(loss, parts, hyper, target, batch, choose, alpha), params)
     steps = map(descend, optimizers(hyper), groups(gradients), states, groups(params))
     stepped, states = zip(*steps, strict=True)
     params = ungroup(Network(*stepped))

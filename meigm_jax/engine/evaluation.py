@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from meigm_jax.engine.rollout import Collected, collect
+from meigm_jax.ops import shards
 from meigm_jax.types import Algorithm, Array, Env, Learner, Metrics
 
 
@@ -26,14 +27,14 @@ def evaluate(
 
     Rounds of `num_envs` environments, one episode each, run to the end, so short episodes are not over-represented.
     """
-    num_envs = min(num_envs, episodes)
+    num_envs = shards.rounded_up(min(num_envs, episodes))
     rounds = -(-episodes // num_envs)
 
     def play(key: Array) -> Metrics:
         return _round(env, algorithm, learner, key, step, num_envs, policy).outcomes
 
     outcomes = jax.lax.map(play, jax.random.split(key, rounds))
-    return {name: x.reshape(-1)[:episodes] for name, x in outcomes.items()}
+    return {name: shards.gathered(x, axis=1).reshape(-1)[:episodes] for name, x in outcomes.items()}
 
 
 def watch(

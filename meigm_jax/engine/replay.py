@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from meigm_jax.engine.rollout import Collected
+from meigm_jax.ops import shards
 from meigm_jax.types import Array, Env, TimeStep, Trajectory
 
 
@@ -74,7 +75,8 @@ def write(replay: Replay, collected: Collected, slot: Array) -> Replay:
     new = Replay(seen, avail, _flags(trajectory), trajectory.action, trajectory.reward, trajectory.shaped_reward)
 
     def put(ring: Array, x: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(ring, jnp.swapaxes(x, 0, 1).astype(ring.dtype), slot, axis=0)
+        sequences = shards.gathered(jnp.swapaxes(x, 0, 1).astype(ring.dtype))
+        return jax.lax.dynamic_update_slice_in_dim(ring, sequences, slot, axis=0)
 
     return jax.tree.map(put, replay, new)
 
@@ -91,7 +93,7 @@ def sample(replay: Replay, key: Array, filled: Array, batch_size: int, return_we
         index = jax.random.categorical(key, jnp.where(used, return_weight * returns, -jnp.inf), shape=(batch_size,))
     else:
         index = jax.random.randint(key, (batch_size,), 0, filled)
-    return jax.tree.map(lambda leaf: leaf[index], replay)
+    return jax.tree.map(lambda leaf: leaf[shards.own(index)], replay)
 
 
 def expand(env: Env, rows: Replay) -> Trajectory:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from meigm_jax.ops import shards
 from meigm_jax.types import Algorithm, Array, Env, Learner, Metrics, TimeStep, Trajectory
 
 
@@ -65,11 +66,10 @@ def collect(
     if pool_size is None:
         pool_size = 1 + length // (env.spec.min_episode_length + 1)
     k_reset, k_rows = jax.random.split(key)
-    pool = jax.vmap(jax.vmap(env.reset))(jax.random.split(k_reset, (num_envs, pool_size)))
+    pool = jax.vmap(jax.vmap(env.reset))(shards.own(jax.random.split(k_reset, (num_envs, pool_size))))
     env_state, at = jax.tree.map(lambda x: x[:, 0], pool)
-    start = Running(
-        env_state, at, algorithm.init_carry(num_envs), jnp.zeros(num_envs, bool), jnp.zeros(num_envs, jnp.int32)
-    )
+    mine = at.first.shape[0]
+    start = Running(env_state, at, algorithm.init_carry(mine), jnp.zeros(mine, bool), jnp.zeros(mine, jnp.int32))
 
     def row(running: Running, noise: tuple[Array, Any]) -> tuple[Running, tuple[Row, Any]]:
         after, row = _row(env, algorithm, learner, pool, pool_size, step, policy, running, *noise)
@@ -77,8 +77,8 @@ def collect(
 
     # One draw for all rows: inside the scan, random numbers take longer than the environments' steps.
     k_act, k_env = jax.random.split(k_rows)
-    for_act = jax.random.uniform(k_act, (length, *at.avail.shape[:-1]))
-    for_env = jax.vmap(jax.vmap(env.draw))(jax.random.split(k_env, (length, num_envs)))
+    for_act = shards.uniform(k_act, (length, *at.avail.shape[:-1]), axis=1)
+    for_env = jax.vmap(jax.vmap(env.draw))(shards.own(jax.random.split(k_env, (length, num_envs)), axis=1))
     last, (rows, kept) = jax.lax.scan(row, start, (for_act, for_env))
     trajectory = Trajectory(_append(rows.at, last.at), *rows[1:-1])
     return Collected(trajectory, first_episodes(rows), _append(kept, keep(last.env_state)))

@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from meigm_jax.engine import replay as replays
 from meigm_jax.engine.rollout import collect
-from meigm_jax.ops import policies
+from meigm_jax.ops import policies, shards
 from meigm_jax.types import Algorithm, Array, Env, Hyper, Learner, Metrics, Trajectory
 
 
@@ -82,7 +82,7 @@ def train_step(
     replay = replays.write(state.replay, collected, slot)
     filled = jnp.minimum((iteration + 1) * sizes.num_envs, sizes.capacity)
     learner, metrics = _learn_when_ready(env, algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
-    outcomes = {name: jnp.mean(x) for name, x in collected.outcomes.items()}
+    outcomes = {name: jnp.mean(shards.gathered(x)) for name, x in collected.outcomes.items()}
     return TrainState(learner, replay, state.key), outcomes | metrics
 
 

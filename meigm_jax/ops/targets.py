@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from meigm_jax.ops import shards
 from meigm_jax.types import Array
 
 
@@ -56,5 +57,5 @@ def lambda_returns(
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean of x where mask holds, 0 where it holds nowhere."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    """Mean of x where mask holds, 0 where it holds nowhere; of a split member's batch: over all its shards."""
+    return shards.total(jnp.sum(jnp.where(mask, x, 0.0))) / jnp.maximum(shards.total(jnp.sum(mask)), 1)

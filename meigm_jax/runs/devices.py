@@ -1,4 +1,7 @@
-"""Members shared evenly among devices: each device runs the program of its own members, and none waits for another."""
+"""Members shared evenly among devices: each device runs the program of its own members, and none waits for another.
+
+Where there are more devices than members, when asked for, each member is split among as many (`ops/shards.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from meigm_jax.config import Config, members_in_words, num_members
+from meigm_jax.ops import shards
 from meigm_jax.registry import ConfigError
 
 AXIS = "members"
@@ -44,14 +49,17 @@ def shares(members: int, visible: int, cores: int) -> int:
 
 
 def devices_of(config: Config) -> list[Device]:
-    """The devices that share the members, at least one. Raises ConfigError unless each gets equally many."""
+    """The devices that share the members, at least one. Raises ConfigError unless they do so evenly."""
     visible = jax.devices()
     count = len(visible) if config.devices is None else config.devices
     if config.devices is None and visible[0].platform == "cpu" and jax.config.jax_num_cpu_devices > 0:
         count = shares(num_members(config), len(visible), cores())
     if count > len(visible):
         raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
-    if (total := num_members(config)) % count:
+    total = num_members(config)
+    if config.devices is not None and count > total and count % total == 0:
+        _check_split(config, count // total)
+    elif total % count:
         fitting = max(n for n in range(1, count) if total % n == 0)
         raise ConfigError(
             f"seeds: {members_in_words(config)} can't be shared evenly by {count} devices; "
@@ -60,18 +68,33 @@ def devices_of(config: Config) -> list[Device]:
     return visible[:count]
 
 
+def _check_split(config: Config, shards: int) -> None:
+    for key in ("num_envs", "batch_size"):
+        if (value := getattr(config.train, key)) % shards:
+            raise ConfigError(
+                f"train.{key}: {value} can't be split evenly by {shards} devices per member; "
+                f"use a multiple of {shards}, or devices={num_members(config)}"
+            )
+
+
+def mesh_of(config: Config) -> Mesh:
+    """The devices with an axis that shares the members and one that splits each. Raises ConfigError as `devices_of`."""
+    devices = np.array(devices_of(config))
+    return Mesh(devices.reshape(min(devices.size, num_members(config)), -1), (AXIS, shards.AXIS))
+
+
 def shared(
-    function: Callable[..., Any], devices: Sequence[Device], in_axes: Sequence[int | None], out_axes: Any
+    function: Callable[..., Any], mesh: Mesh, in_axes: Sequence[int | None], out_axes: Any
 ) -> Callable[..., Any]:
     """`function` of arrays with a member axis, run by every device on its own members.
 
-    Axes are those of the members, as for vmap; None: every device gets all of it. One device gets `function` itself.
+    Axes are those of the members, as for vmap; None: every device gets all of it. Devices that split a member all have
+    all of it: `function` sees to the work. One device gets `function` itself.
     """
-    if len(devices) == 1:
+    if mesh.size == 1:
         return function
-    mesh = Mesh(devices, AXIS)
     inputs, outputs = tuple(map(_spec, in_axes)), jax.tree.map(_spec, out_axes)
-    # Nothing is exchanged between devices, so there is nothing about replicated values to check.
+    # Unchecked: what devices that split a member return is the same on all of them.
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 

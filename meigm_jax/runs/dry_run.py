@@ -151,8 +151,9 @@ def _parameters(state: TrainState, told: str) -> str:
 
 def _seconds(planned: Planned, work: Work, rates: Rates) -> float:
     """`work` for every member. Devices of the CPU share its cores, so there all members count."""
-    config, devices = planned.config, devices_of(planned.config)
-    members = num_members(config) // (1 if devices[0].platform == "cpu" else len(devices))
+    members, devices = num_members(planned.config), devices_of(planned.config)
+    if devices[0].platform != "cpu":
+        members //= min(members, len(devices))
     return rates.seconds(work, members, planned.trainer.sizes.in_turn)
 
 

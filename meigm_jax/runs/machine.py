@@ -65,6 +65,7 @@ def check_replay_fits(config: Config, replay_bytes: int) -> str:
     """One line on where the replay goes. Raises ConfigError when it can't fit, before anything is allocated."""
     devices = devices_of(config)
     free, kind, count = min(map(free_memory, devices)), devices[0].device_kind, len(devices)
+    replay_bytes *= max(1, count // num_members(config))  # each of the devices that split a member has all of it
     needed = f"{human_bytes(replay_bytes)} ({num_members(config)} x {config.replay.capacity} sequences)"
     if count == 1:
         needed += f" on {kind}"

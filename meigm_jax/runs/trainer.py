@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from meigm_jax import envs
 from meigm_jax.algos import RULES
@@ -17,14 +18,14 @@ from meigm_jax.engine import evaluation, replay, train_step
 from meigm_jax.engine.train_step import Sizes, TrainState
 from meigm_jax.envs.training import for_training
 from meigm_jax.registry import ConfigError, lookup
-from meigm_jax.runs.devices import Device, devices_of, shared
+from meigm_jax.runs.devices import mesh_of, shared
 from meigm_jax.types import Algorithm, Array, Env, EnvSpec, Hyper, Learner, Metrics
 
 
 class Trainer(NamedTuple):
     """The compiled functions of a run; everything they take and give has the leading member axis S.
 
-    On several devices each of them holds its own members: S is split evenly, nothing is exchanged.
+    On several devices each of them holds its own members, or the devices that split a member all of it.
     """
 
     env: Env  # as training sees it
@@ -44,7 +45,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
     Raises ConfigError when the chunk is shorter than an episode can be, or the devices don't divide the seeds.
     """
-    env, devices = make_env(config), devices_of(config)
+    env, mesh = make_env(config), mesh_of(config)
     env, algorithm = traced_once(env, with_precision(make_algorithm(config, env.spec), config.train.precision))
     sizes = make_sizes(config, recomputes(config, env))
     bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
@@ -53,9 +54,9 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
         algorithm,
         sizes,
         replay_bytes=bytes_each * num_members(config),
-        init=compiled(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), devices, (0, 0), 0)),
-        run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, devices),
-        evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, devices),
+        init=compiled(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), mesh, (0, 0), 0)),
+        run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, mesh),
+        evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, mesh),
     )
 
 
@@ -156,7 +157,7 @@ def _make_run(
     sizes: Sizes,
     reward_scale: float,
     max_iterations: int,
-    devices: Sequence[Device],
+    mesh: Mesh,
 ):
     """One compiled loop over iterations for any count. Members are vmapped inside it: counters stay unbatched."""
     step = jax.jit(jax.vmap(partial(train_step.train_step, env, algorithm, sizes), in_axes=(0, None)), inline=True)
@@ -173,7 +174,7 @@ def _make_run(
         state, metrics = jax.lax.fori_loop(0, count, iteration, (state, empty))
         return state, _in_own_units(metrics, reward_scale)
 
-    jitted = compiled(shared(run, devices, (0, None, None), (0, 1)), donate_argnums=0)
+    jitted = compiled(shared(run, mesh, (0, None, None), (0, 1)), donate_argnums=0)
     return lambda state, start, count: jitted(state, jnp.int32(start), jnp.int32(count))
 
 
@@ -182,7 +183,7 @@ def _in_own_units(outcomes: Metrics, reward_scale: float) -> Metrics:
     return outcomes | {name: outcomes[name] / reward_scale for name in ("return", "shaped_return") if name in outcomes}
 
 
-def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float, devices: Sequence[Device]):
+def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: float, mesh: Mesh):
     def one(episodes: int, policy: str, learner: Learner, key: Array, step: Array) -> Metrics:
         key = jax.random.fold_in(key, step)
         found = evaluation.evaluate(
@@ -192,7 +193,7 @@ def _make_evaluate(env: Env, algorithm: Algorithm, num_envs: int, reward_scale: 
 
     def members(episodes: int, policy: str, *args: Any) -> Metrics:
         vmapped = jax.vmap(partial(one, episodes, policy), in_axes=(0, 0, None))
-        return shared(vmapped, devices, (0, 0, None), 0)(*args)
+        return shared(vmapped, mesh, (0, 0, None), 0)(*args)
 
     jitted = compiled(members, static_argnums=(0, 1))
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from meigm_jax.config import Config
+from meigm_jax.ops import shards
 from meigm_jax.runs import loop, machine
 from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import main, parse, plan
+from tests.algos.test_contract import composed
+from tests.algos.variants import random_batch
 
 RUN = (
     "+env=matrix_game +experiment=smoke algo=vdn algo.agent.name=mlp algo.agent.hidden_dim=8 seeds=8 "
@@ -37,9 +44,9 @@ def config_of(run_dir: Path, total: int, devices: int, *more: str) -> Config:
 
 
 @functools.cache
-def compiled(devices: int) -> Trainer:
-    """Compiled once for all runs, whose other settings are the same."""
-    return make_trainer(config_of(Path("unused"), LENGTH, devices), 8)
+def compiled(devices: int, *more: str) -> Trainer:
+    """Compiled once for all runs whose other settings are the same."""
+    return make_trainer(config_of(Path("unused"), LENGTH, devices, *more), 8)
 
 
 def train(run_dir: Path, total: int, devices: int, *more: str, crash_at: int | None = None) -> None:
@@ -47,7 +54,7 @@ def train(run_dir: Path, total: int, devices: int, *more: str, crash_at: int | N
     config = config_of(run_dir, total, devices, *more)
 
     def factory(config: Config, max_iterations: int) -> Trainer:
-        trainer = compiled(devices)
+        trainer = compiled(devices, *more)
         assert max_iterations == 8
 
         def run(state, first, count):
@@ -132,6 +139,60 @@ def test_training_keeps_each_member_where_it_is_and_makes_no_second_replay(devic
     assert np.isfinite(metrics["loss_td"][4:6]).all() and np.isnan(metrics["loss_td"][6:]).all()
 
 
+@pytest.mark.parametrize("name", ["qmix", "me_qmix", "soft_qmix_code", "cw_qmix", "qtran", "iql", "dmix"])
+def test_shards_of_a_batch_together_take_the_step_of_the_whole(name):
+    _, algorithm, hyper = composed(name)
+    batch, key, step = random_batch(), jax.random.key(2), jnp.int32(50)  # its sequences have unequal lengths
+    learner = algorithm.init(jax.random.key(0), hyper)
+    wanted = jax.jit(algorithm.update)(learner, key, batch, step)
+    mesh, sequences = Mesh(jax.devices()[:4], shards.AXIS), PartitionSpec(None, shards.AXIS)
+    specs = PartitionSpec(), PartitionSpec(), sequences, PartitionSpec()
+    split = jax.shard_map(algorithm.update, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    found = jax.jit(split)(learner, key, batch, step)
+    # Adam's first step is the gradient's sign: its moments tell more.
+    agree = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(agree, (found[0].optimizer_state, found[1]), (wanted[0].optimizer_state, wanted[1]))
+    assert float(optax.tree.norm(wanted[0].optimizer_state)) > 1e-3
+
+
+SPLIT = ("algo=me_qmix", "seeds=2")
+
+
+@pytest.fixture(scope="module")
+def split_runs(tmp_path_factory) -> tuple[Path, Path]:
+    """Two seeds of ME-QMIX on one device, and the same on 4, 1 and 4 devices, killed and resumed."""
+    more = *SPLIT, "replay.return_weight=0.1"
+    one, many = (tmp_path_factory.mktemp("split") / name for name in ("one", "many"))
+    train(one, LENGTH, 1, *more)
+    train(many, LENGTH, 4, *more, crash_at=10)
+    train(many, LENGTH, 1, *more, crash_at=20)
+    train(many, LENGTH, 4, *more)
+    return one, many
+
+
+def test_a_member_split_among_devices_learns_what_a_whole_one_does(split_runs):
+    one, many = map(rows_of, split_runs)
+    assert len(one) == 10 and {row["kind"] for row in one} == {"train", "eval"}
+    for x, y in zip(one, many, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert y[key] == (pytest.approx(x[key], rel=1e-3, abs=1e-5) if isinstance(x[key], float) else x[key])
+
+
+def test_devices_that_split_a_member_hold_the_same_of_it():
+    config, trainer = config_of(Path("unused"), LENGTH, 4, *SPLIT), compiled(4, *SPLIT)
+    state = trainer.init(member_seeds(config), member_hypers(config))
+    state, metrics = trainer.run(state, 0, 6)
+    for x in arrays(state):
+        copies = [np.asarray(shard.data) for shard in x.addressable_shards]
+        assert len(copies) == 4 and {copy.shape for copy in copies} == {(1, *x.shape[1:])}
+        for member in (0, 1):
+            assert all((copy == np.asarray(x)[member]).all() for copy in copies[2 * member : 2 * member + 2])
+    assert metrics["loss_td"].shape == (8, 2) and np.isfinite(metrics["loss_td"][4:6]).all()
+    found = trainer.evaluate(state.learner, state.key, 10, "greedy", episodes=5)
+    assert found["return"].shape == (2, 5)
+
+
 def test_the_run_directory_tells_the_number_of_devices(runs):
     text = (runs[1] / "config.yaml").read_text()
     assert "devices: 1\n" in text  # of the last command
@@ -154,6 +215,14 @@ def test_devices_of_the_cpu_share_its_memory(monkeypatch):
         ("seeds=12", "seeds: 12 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=6"),
         ("seeds=1", "seeds: 1 seed can't be shared evenly by 8 devices; use a multiple of 8, or devices=1"),
         ("seeds=8 devices=5", "seeds: 8 seeds can't be shared evenly by 5 devices; use a multiple of 5, or devices=4"),
+        (
+            "seeds=2 devices=8 train.num_envs=2",
+            "train.num_envs: 2 can't be split evenly by 4 devices per member; use a multiple of 4, or devices=2",
+        ),
+        (
+            "seeds=1 devices=8 train.batch_size=12",
+            "train.batch_size: 12 can't be split evenly by 8 devices per member; use a multiple of 8, or devices=1",
+        ),
         ("seeds=16 devices=16", "devices: 16 asked for, 8 visible; use devices=8 or fewer"),
     ],
 )
