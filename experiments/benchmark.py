@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import benchmark_report as report
 
+from meigm_jax.runs.devices import cores
+
 HERE = Path(__file__).parent
 RESULTS, SMOKE_RESULTS = HERE / "results" / "benchmark", HERE / "runs" / "benchmark_smoke"
 MEASURE = HERE / "benchmark_measure.py"
@@ -34,6 +36,7 @@ NEEDED = ("flashbax", "hydra", "wandb")  # that the peer imports and JaxMARL doe
 ENV_SYSTEMS, OURS = ("ours", "step", "step_env"), ("qmix", "me_qmix")
 TRAINERS = (*OURS, "jaxmarl")
 STORED = "qmix_stored"  # QMIX with a replay that keeps observations
+WHOLE = tuple(f"{own}_whole" for own in OURS)  # a seed on one device, where it is else split among the CPU's cores
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # slow programs: smoke
 Unit = dict[str, Any]
 Row = dict[str, Any]  # {"unit": Unit, "repeats": [what was found, ...]}
@@ -61,6 +64,7 @@ class Plan(NamedTuple):
     iterations: int = 16  # that learn, per timing
     rollouts: int = 512  # sequences collected per timing of rollouts, four iterations at least
     rounds: int = 3  # timings per process: the median counts
+    cores: int = 1  # among which one seed of ours is split
 
     def env(self, system: str, name: str, num_envs: int) -> Unit:
         sizes = {"num_envs": num_envs, "length": self.length, "rounds": self.rounds}
@@ -70,7 +74,15 @@ class Plan(NamedTuple):
         sizes = {"env": self.maps[0], "seeds": 1, "num_envs": self.num_envs, "length": self.length}
         learning = {"batch_size": self.batch_size, "capacity": self.small, "gradient_steps": [self.gradient_steps[0]]}
         work = {"iterations": self.iterations, "rounds": self.rounds}
-        return {"kind": "train", "system": system, **sizes, **learning, **work, **others}
+        unit = {"kind": "train", "system": system, **sizes, **learning, **work, **others}
+        return unit | self.split(unit)
+
+    def split(self, unit: Unit) -> Unit:
+        """Among how many devices a seed of ours is split: as many of the cores as divide its work."""
+        if unit["system"] in (*WHOLE, "jaxmarl") or unit["seeds"] > 1:
+            return {}
+        fitting = [n for n in range(2, self.cores + 1) if unit["num_envs"] % n == unit["batch_size"] % n == 0]
+        return {"devices": fitting[-1]} if fitting else {}
 
     def rollout(self, system: str, num_envs: int) -> Unit:
         iterations = max(4, self.rollouts // num_envs)
@@ -152,7 +164,9 @@ def env_groups(plan: Plan) -> list[list[Unit]]:
 def iteration_groups(plan: Plan) -> list[list[Unit]]:
     def each(kind: str, steps: tuple[int, ...]) -> list[Unit]:
         sizes = {"capacity": plan.capacity, "gradient_steps": list(steps)}
-        return [plan.train(system, kind=kind, **sizes) for system in (*TRAINERS, STORED)]
+        return [
+            plan.train(system, kind=kind, **sizes) for system in (*TRAINERS, STORED, *(WHOLE if plan.cores > 1 else ()))
+        ]
 
     alone = [plan.env(system, plan.maps[0], plan.num_envs) for system in ENV_SYSTEMS]
     products: Unit = {"kind": "products", "system": "ours", "rounds": 10}
@@ -199,7 +213,11 @@ def run(options: argparse.Namespace) -> int:
         return 2
     if options.jaxmarl is not None:
         results["peer"] = commit(options.jaxmarl)
-    plan = options.plan._replace(**ON_GPU) if here["platform"] == "gpu" and not options.smoke else options.plan
+    plan = options.plan
+    if here["platform"] == "cpu":
+        plan = plan._replace(cores=cores())
+    elif not options.smoke:
+        plan = plan._replace(**ON_GPU)
     groups = [group for table in options.tables or GROUPS for group in GROUPS[table](plan)]
     if options.again:
         asked = [unit for group in groups for unit in group]

@@ -30,7 +30,7 @@ from meigm_jax.engine import train_step
 from meigm_jax.envs.quiet import quiet
 from meigm_jax.runs import cost
 from meigm_jax.runs.devices import divide_cpu
-from meigm_jax.runs.machine import peak_memory
+from meigm_jax.runs.machine import CompileClock, peak_memory
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import parse, plan
 from meigm_jax.types import Array
@@ -225,7 +225,6 @@ def check_learnt(metrics: Any, iterations: int, learning: int) -> None:
 def begin(unit: Unit, steps: int) -> tuple[Trainer, Any]:
     """A trainer with its program compiled, and fresh members."""
     config = our_config(unit, steps)
-    divide_cpu([config])
     trainer = make_trainer(config, warmup(unit) + unit["iterations"])
     state = trainer.init(member_seeds(config), member_hypers(config))
     return trainer, trainer.run(state, 0, 0)[0]  # compiles
@@ -240,15 +239,17 @@ def our_config(unit: Unit, steps: int) -> Config:
         "warmup_sequences": (warmup(unit) + 1) * unit["num_envs"],
     }
     parts = {"agent.name": "gru", "agent.hidden_dim": HIDDEN, "mixer.embed_dim": MIXER, "mixer.hypernet_dim": HYPERNET}
-    algo = unit["system"].removesuffix("_stored")
+    algo = unit["system"].removesuffix("_stored").removesuffix("_whole")
     arguments = [f"+env={unit['env']}", f"algo={algo}", f"seeds={unit['seeds']}"]
     if unit["seeds"] == 1:
-        arguments += ["devices=1"]
-    if algo != unit["system"]:
+        arguments += [f"devices={unit.get('devices', 1)}"]
+    if unit["system"].endswith("_stored"):
         arguments += ["replay.observations=stored"]
     arguments += [f"train.{key}={value}" for key, value in sizes.items()]
     arguments += [f"algo.{key}={value}" for key, value in parts.items()]
-    return plan(parse([*arguments, f"replay.capacity={unit['capacity']}"]))[0].config
+    config = plan(parse([*arguments, f"replay.capacity={unit['capacity']}"]))[0].config
+    divide_cpu([config])
+    return config
 
 
 class Peer(NamedTuple):
@@ -343,11 +344,12 @@ def whole_run(unit: Unit) -> Found:
     else:
         config = our_config(unit, steps)
         trainer = make_trainer(config, warmup(unit) + unit["iterations"])
-        start = time.perf_counter()
-        program = trainer.init.lower(member_seeds(config), member_hypers(config)).compile()
-        seconds = time.perf_counter() - start
-        state = program(member_seeds(config), member_hypers(config))
-        more, (state, _) = clock(trainer.run, state, 0, 0)  # no iteration: all of it is compilation
+        with CompileClock():  # as training does: it gives memory back
+            start = time.perf_counter()
+            program = trainer.init.lower(member_seeds(config), member_hypers(config)).compile()
+            seconds = time.perf_counter() - start
+            state = program(member_seeds(config), member_hypers(config))
+            more, (state, _) = clock(trainer.run, state, 0, 0)  # no iteration: all of it is compilation
         seconds += more
         wait_for_turn()
         jax.block_until_ready(trainer.run(state, 0, warmup(unit) + unit["iterations"]))

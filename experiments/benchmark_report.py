@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]  # {"unit": what was measured, "repeats": [what was found, ...]}
 REPLAYS = {"qmix": "recomputed, the default", "qmix_stored": "stored in float16"}
+SPLIT = {
+    "qmix": "QMIX, split",
+    "qmix_whole": "QMIX, on one device",
+    "me_qmix": "ME-QMIX, split",
+    "me_qmix_whole": "ME-QMIX, on one device",
+}
 TRAINERS = {"qmix": "QMIX", "me_qmix": "ME-QMIX", "jaxmarl": "JaxMARL's QMIX"}
 ENVIRONMENTS = {"ours": "ours", "step": "JaxMARL `step`", "step_env": "JaxMARL `step_env`, pool"}
 COLOURS = {"qmix": "C0", "ours": "C0", "me_qmix": "C1", "jaxmarl": "C3", "step": "C3", "step_env": "C2"}
@@ -32,6 +38,8 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
   before and after; JaxMARL's, which is one program from start to end, by differences: of two lengths for iterations
   that only collect, and of the same length with and without learning (`LEARNING_STARTS` is an argument of its program).
   The gradient steps are counted: a measurement in which a trainer took others than it should have fails.
+- On a CPU one seed of ours is split among the cores (`devices=2`), several seeds are shared by devices as always; *One
+  seed split among the cores* has the same on one device. JaxMARL's trainer has no such option.
 - *Gradient step*: the difference of iterations with all gradient steps and with none, divided by their number.
 - *Compile*: tracing and compiling of one training, without any cache (with `--at-once`, beside the others'). *Peak
   memory*: of the process that compiles it and trains once, resident on the CPU, allocated on the device elsewhere.
@@ -43,8 +51,8 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 
 ## Where a gradient step's time goes
 
-Measured once, by hand: QMIX with one seed on the CPU with 2 cores, from XLA's profile of the compiled program. Of a
-step of 40 ms, 18 belong to three loops over time, which run one after the other on one core (probably because XLA lets
+Measured once, by hand: QMIX with one seed on one device, the CPU with 2 cores, from XLA's profile of the compiled
+program, before XLA was told to use vectors of 512 bits (which took off 3 ms). Of a step of 40 ms, 18 belong to three loops over time, which run one after the other on one core (probably because XLA lets
 loops share their temporary memory):
 
 | loop over 129 rows, 160 agents x 64 | ms |
@@ -57,8 +65,13 @@ loops share their temporary memory):
 | residuals kept | 3.4 |
 
 The other 22 ms run on both cores: products of 5.4 GFLOP, which need 13 ms at the speed of large ones; observations made
-again from the units, 4 ms; ReLU, biases, targets, sums. So a step of one seed stays at twice the time of its products.
-Several seeds have a device each and fill both cores: 31 ms per seed and step with 16 of them.
+again from the units, 4 ms; ReLU, biases, targets, sums. So a step of one seed on one device stays at twice the time of
+its products. Split among two devices, their loops over time run side by side: both cores are busy throughout, and what
+is left is that products of 80 x 64 and gates are far from what a core can do with large matrices. A sum over devices
+takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each.
+
+What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
+first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.
 
 ## On a GPU
 
@@ -108,6 +121,7 @@ def section(results: dict[str, Any]) -> str:
     tables = [
         ("The environment alone, env steps per second", environments(rows)),
         ("Training", training(rows)),
+        ("One seed split among the cores", splits(rows)),
         ("What our replay keeps of observations and state", replays(rows)),
         ("Limits", limits(rows)),
         *(
@@ -188,15 +202,35 @@ def replays(rows: list[Row]) -> list[str]:
         "gradient step, ms": ("train", "gradient_step", 1000.0),
         "collecting, ms": ("train", "rollout", 1000.0),
     }
-    sizes = {row["unit"]["capacity"] for row in matching(rows, kind="facts", system="qmix_stored")}
+    return variants(rows, "QMIX, its observations", REPLAYS, columns)
+
+
+def splits(rows: list[Row]) -> list[str]:
+    """A seed split among the CPU's cores, beside the same on one device."""
+    steps = sorted({n for row in matching(rows, system="qmix_whole") for n in row["unit"]["gradient_steps"]})
+    columns = {
+        **{f"iteration, gradient steps: {n}, ms": ("train", f"iteration_{n}", 1000.0) for n in reversed(steps)},
+        "collecting, ms": ("train", "rollout", 1000.0),
+        "gradient step, ms": ("train", "gradient_step", 1000.0),
+        "compile, s": ("run", "compile", 1.0),
+        "peak memory, GB": ("run", "peak_memory", 1e-9),
+    }
+    return variants(rows, "one seed", SPLIT, columns)
+
+
+def variants(
+    rows: list[Row], title: str, systems: dict[str, str], columns: dict[str, tuple[str, str, float]]
+) -> list[str]:
+    """A line per system; columns: kind and field of a measurement, and its scale. Nothing unless all were measured."""
+    if not all(matching(rows, kind="facts", system=system) for system in systems):
+        return []
+    size = max(row["unit"]["capacity"] for row in matching(rows, kind="facts"))
     body = []
-    for system, name in REPLAYS.items() if sizes else ():
-        found = [
-            [scale * x for x in values(rows, field, kind=kind, system=system, capacity=max(sizes))]
-            for kind, field, scale in columns.values()
-        ]
+    for system, name in systems.items():
+        of = {"system": system, "capacity": size}
+        found = [[scale * x for x in values(rows, field, kind=kind, **of)] for kind, field, scale in columns.values()]
         body.append([name, *map(cell, found)])
-    return table(["QMIX, its observations", *columns], body)
+    return table([title, *columns], body)
 
 
 def limits(rows: list[Row]) -> list[str]:

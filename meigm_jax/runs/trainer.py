@@ -61,9 +61,12 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit`. On the CPU with LLVM's second level: compiled a quarter faster than with its third, and as fast."""
-    cpu = {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=cpu, **options)
+    """`jax.jit`. On the CPU with LLVM's second level: compiled a quarter faster than with its third, and as fast.
+
+    And with vectors as wide as it has: XLA would use half of AVX-512's, and collect a fifth slower.
+    """
+    cpu = {"xla_backend_optimization_level": 2, "xla_cpu_prefer_vector_width": 512}
+    return jax.jit(function, compiler_options=cpu if jax.default_backend() == "cpu" else None, **options)
 
 
 def make_env(config: Config) -> Env:
