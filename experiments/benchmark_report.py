@@ -52,8 +52,9 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 ## Where a gradient step's time goes
 
 Measured once, by hand: QMIX with one seed on one device, the CPU with 2 cores, from XLA's profile of the compiled
-program, before XLA was told to use vectors of 512 bits (which took off 3 ms). Of a step of 40 ms, 18 belong to three loops over time, which run one after the other on one core (probably because XLA lets
-loops share their temporary memory):
+program, before XLA was told to use vectors of 512 bits (which took off 3 ms). Of a step of 40 ms, 18 belong to three
+loops over time, which run one after the other on one core (probably because XLA lets loops share their temporary
+memory):
 
 | loop over 129 rows, 160 agents x 64 | ms |
 |---|---|

@@ -1,11 +1,13 @@
 """Members shared among devices."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from meigm_jax.registry import ConfigError
@@ -93,3 +95,26 @@ def test_the_cpu_is_divided_as_runs_need_it_unless_somebody_has_said_otherwise(a
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(expected)] * 2
+
+
+def test_memory_is_given_back_after_a_long_compilation_only(monkeypatch):
+    compiled, calls = "/jax/core/compile/backend_compile_duration", []
+    monkeypatch.setattr(machine, "return_free_memory", lambda: calls.append(1))
+    with machine.CompileClock() as clock:
+        for event, seconds in ((compiled, 0.5), ("/jax/core/compile/jaxpr_trace_duration", 3.0), (compiled, 2.0)):
+            assert not calls
+            jax.monitoring.record_event_duration_secs(event, seconds)
+    assert len(calls) == 1 and clock.seconds == 5.5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries give memory back by themselves")
+def test_freed_memory_goes_back_to_the_system():
+    program = (
+        "from meigm_jax.runs.machine import return_free_memory as give_back\n"
+        "resident = lambda: 4096 * int(open('/proc/self/statm').read().split()[1])\n"
+        "pieces = [bytes(100_000) for _ in range(2000)]; last = bytes(100_000); used = resident()\n"
+        "del pieces; give_back(); print(used - resident())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=HERE.parents[1])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100e6  # of 200 MB; `last` keeps the heap from shrinking by itself
