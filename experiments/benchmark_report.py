@@ -48,7 +48,7 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
   episode ends, as in our trainer; JaxMARL's `step`, which its trainer uses, makes a start state in every step.
 - *Limits*: the environment alone bounds collecting, the matrix products bound learning: their operations are counted in
   the traced program, the device's speed is that of 4096 x 4096 products; products as narrow as the agent's are slower.
-  The environment alone is compiled with XLA's defaults and runs on one device, so on a CPU a split seed collects faster.
+  The environment alone is compiled with XLA's defaults and runs on one device: on a CPU a split seed collects faster.
 
 ## Where a gradient step's time goes
 
