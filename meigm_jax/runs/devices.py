@@ -68,12 +68,12 @@ def devices_of(config: Config) -> list[Device]:
     return visible[:count]
 
 
-def _check_split(config: Config, shards: int) -> None:
+def _check_split(config: Config, number: int) -> None:
     for key in ("num_envs", "batch_size"):
-        if (value := getattr(config.train, key)) % shards:
+        if (value := getattr(config.train, key)) % number:
             raise ConfigError(
-                f"train.{key}: {value} can't be split evenly by {shards} devices per member; "
-                f"use a multiple of {shards}, or devices={num_members(config)}"
+                f"train.{key}: {value} can't be split evenly by {number} devices per member; "
+                f"use a multiple of {number}, or devices={num_members(config)}"
             )
 
 
