@@ -61,7 +61,7 @@ def collect(
     Ended episodes go on in a state from a pool that is reset once per chunk (a reset inside every step would cost a
     third of SMAX's step). `pool_size` start states per environment suffice for the shortest episodes; when even more
     episodes end, the last one is used again. `step` is the env-step count that schedules see. `keep` says what to keep
-    of the env states, whose leaves have the axis E. `num_envs` counts those of all shards of a member, E the shard's own.
+    of the env states, whose leaves have the axis E. `num_envs` is of all shards of a member, E of the one.
     """
     if pool_size is None:
         pool_size = 1 + length // (env.spec.min_episode_length + 1)
