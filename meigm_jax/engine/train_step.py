@@ -170,7 +170,8 @@ def _in_turn(update: Callable[..., Any], members: int, batched: list[Any], *args
     turns = jnp.minimum(args[-1] + members, members)
 
     def turn(i: Array, done: Any) -> Any:
-        member = jax.tree.map(lambda x, b: x[i] if b else x, args, tuple(batched))
+        # Sliced once: else XLA slices it again within every operation that reads it.
+        member = jax.lax.optimization_barrier(jax.tree.map(lambda x, b: x[i] if b else x, args, tuple(batched)))
         return jax.tree.map(lambda all_members, new: all_members.at[i].set(new), done, update(*member))
 
     member = jax.tree.map(lambda x, b: x[0] if b else x, args, tuple(batched))
