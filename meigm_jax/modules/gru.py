@@ -64,7 +64,14 @@ def unroll(recurrent: Recurrent, x: Gates, keep: Array) -> Array:
     Returns:
         [T, R, H].
     """
-    return _forward(recurrent, x, keep)[0]
+    if kernels := _kernels_for(x.r):
+        return kernels.forward(recurrent.kernel, recurrent.bias_n, x, keep[..., 0])[0]
+
+    def step(h: Array, row: tuple[Gates, Array]) -> tuple[Array, Array]:
+        h, _ = cell(recurrent, row[0], h * row[1])
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros_like(x.r[0]), (x, keep))[1]
 
 
 def _kernels_for(x: Array) -> ModuleType | None:
@@ -81,13 +88,15 @@ def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]
         hidden, *saved = kernels.forward(recurrent.kernel, recurrent.bias_n, x, keep[..., 0])
         return hidden, (recurrent, keep, tuple(saved))
 
-    def step(h: Array, row: tuple[Gates, Array]) -> tuple[Array, tuple]:
-        x_t, keep_t = row
-        h, saved = cell(recurrent, x_t, h * keep_t)
-        return h, (h, saved)
+    def step(t: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        h, hidden, *rows = carry
+        h, (_, *saved) = cell(recurrent, Gates(*(row[t] for row in rows[:3])), h * keep[t])
+        return h, hidden.at[t].set(h), *(row.at[t].set(new) for row, new in zip(rows, saved, strict=True))
 
-    _, (hidden, saved) = jax.lax.scan(step, jnp.zeros_like(x.r[0]), (x, keep))
-    return hidden, (recurrent, keep, saved)
+    empty = jnp.zeros_like(x.r)
+    _, hidden, *saved = jax.lax.fori_loop(0, len(keep), step, (empty[0], empty, *x, empty))
+    previous = jnp.concatenate([empty[:1], hidden[:-1]]) * keep
+    return hidden, (recurrent, keep, (previous, *saved))
 
 
 def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Array]:
@@ -95,14 +104,16 @@ def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Arra
     if kernels := _kernels_for(d_hidden):
         return _gradients(residuals, *kernels.backward(recurrent.kernel, keep[..., 0], saved, d_hidden))
     kernel_t = Gates(*(k.T for k in recurrent.kernel))
+    previous, *saved = saved
 
-    def step(d_later: Array, row: tuple) -> tuple[Array, tuple[Array, ...]]:
-        d_out, keep_t, saved_t = row
-        d_prev, d_gates = cell_backward(kernel_t, saved_t, d_out + d_later)
-        return d_prev * keep_t, d_gates
+    def step(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        t = len(keep) - 1 - i
+        d_later, *rows = carry
+        d_prev, d_gates = cell_backward(kernel_t, (previous[t], *(row[t] for row in rows)), d_hidden[t] + d_later)
+        return d_prev * keep[t], *(row.at[t].set(d) for row, d in zip(rows, d_gates, strict=True))
 
-    start = jnp.zeros_like(d_hidden[0])
-    return _gradients(residuals, *jax.lax.scan(step, start, (d_hidden, keep, saved), reverse=True)[1])
+    _, *d_gates = jax.lax.fori_loop(0, len(keep), step, (jnp.zeros_like(d_hidden[0]), *saved))
+    return _gradients(residuals, *d_gates)
 
 
 def _gradients(residuals: tuple, d_r: Array, d_z: Array, d_n: Array, d_inner: Array) -> tuple[Recurrent, Gates, Array]:
