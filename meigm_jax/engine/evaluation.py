@@ -34,7 +34,7 @@ def evaluate(
         return _round(env, algorithm, learner, key, step, num_envs, policy).outcomes
 
     outcomes = jax.lax.map(play, jax.random.split(key, rounds))
-    return {name: shards.gathered(x, axis=1).reshape(-1)[:episodes] for name, x in outcomes.items()}
+    return {name: x.reshape(-1)[:episodes] for name, x in shards.gathered(outcomes, axis=1).items()}
 
 
 def watch(

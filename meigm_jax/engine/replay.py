@@ -6,6 +6,7 @@ states are stored in a type of one's choice or, where the environment can, recom
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,11 +75,9 @@ def write(replay: Replay, collected: Collected, slot: Array) -> Replay:
     avail = jnp.packbits(at.avail.reshape(*at.first.shape, -1), axis=-1)
     new = Replay(seen, avail, _flags(trajectory), trajectory.action, trajectory.reward, trajectory.shaped_reward)
 
-    def put(ring: Array, x: Array) -> Array:
-        sequences = shards.gathered(jnp.swapaxes(x, 0, 1).astype(ring.dtype))
-        return jax.lax.dynamic_update_slice_in_dim(ring, sequences, slot, axis=0)
-
-    return jax.tree.map(put, replay, new)
+    new = jax.tree.map(lambda ring, x: jnp.swapaxes(x, 0, 1).astype(ring.dtype), replay, new)
+    put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=0)
+    return jax.tree.map(put, replay, shards.gathered(new))
 
 
 def sample(replay: Replay, key: Array, filled: Array, batch_size: int, return_weight: float = 0.0) -> Replay:

@@ -82,7 +82,7 @@ def train_step(
     replay = replays.write(state.replay, collected, slot)
     filled = jnp.minimum((iteration + 1) * sizes.num_envs, sizes.capacity)
     learner, metrics = _learn_when_ready(env, algorithm, sizes, state.learner, replay, k_learn, iteration, filled)
-    outcomes = {name: jnp.mean(shards.gathered(x)) for name, x in collected.outcomes.items()}
+    outcomes = jax.tree.map(jnp.mean, shards.gathered(collected.outcomes))
     return TrainState(learner, replay, state.key), outcomes | metrics
 
 

@@ -7,6 +7,7 @@ On a GPU the scans are kernels of their own, `gru_kernel`.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -83,6 +84,15 @@ def _kernels_for(x: Array) -> ModuleType | None:
     return gru_kernel if gru_kernel.fits(x.shape[-1], x.dtype) else None
 
 
+def _row(t: Array, rows: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(rows, t, keepdims=False)
+
+
+def _written(t: Array, rows: Array, row: Array) -> Array:
+    """`rows` with `row` at t, in place: the loops' results take the place of what they read."""
+    return jax.lax.dynamic_update_index_in_dim(rows, row, t, 0)
+
+
 def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]:
     if kernels := _kernels_for(x.r):
         hidden, *saved = kernels.forward(recurrent.kernel, recurrent.bias_n, x, keep[..., 0])
@@ -90,8 +100,8 @@ def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]
 
     def step(t: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         h, hidden, *rows = carry
-        h, (_, *saved) = cell(recurrent, Gates(*(row[t] for row in rows[:3])), h * keep[t])
-        return h, hidden.at[t].set(h), *(row.at[t].set(new) for row, new in zip(rows, saved, strict=True))
+        h, (_, *saved) = cell(recurrent, Gates(*(_row(t, x) for x in rows[:3])), h * _row(t, keep))
+        return h, _written(t, hidden, h), *map(partial(_written, t), rows, saved)
 
     empty = jnp.zeros_like(x.r)
     _, hidden, *saved = jax.lax.fori_loop(0, len(keep), step, (empty[0], empty, *x, empty))
@@ -109,8 +119,9 @@ def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Arra
     def step(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         t = len(keep) - 1 - i
         d_later, *rows = carry
-        d_prev, d_gates = cell_backward(kernel_t, (previous[t], *(row[t] for row in rows)), d_hidden[t] + d_later)
-        return d_prev * keep[t], *(row.at[t].set(d) for row, d in zip(rows, d_gates, strict=True))
+        d_h = _row(t, d_hidden) + d_later
+        d_prev, d_gates = cell_backward(kernel_t, tuple(_row(t, x) for x in (previous, *rows)), d_h)
+        return d_prev * _row(t, keep), *map(partial(_written, t), rows, d_gates)
 
     _, *d_gates = jax.lax.fori_loop(0, len(keep), step, (jnp.zeros_like(d_hidden[0]), *saved))
     return _gradients(residuals, *d_gates)

@@ -7,9 +7,12 @@ own. So both learn the same, up to the order of sums.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from meigm_jax.types import Array
@@ -31,9 +34,22 @@ def own(x: Array, axis: int = 0) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
 
 
-def gathered(x: Array, axis: int = 0) -> Array:
-    """The slices of all shards, in order: the inverse of `own`."""
-    return x if count() == 1 else jax.lax.all_gather(x, AXIS, axis=axis, tiled=True)
+def gathered(tree: Any, axis: int = 0) -> Any:
+    """The slices of all shards, in order, of every array of `tree`: the inverse of `own`."""
+    if count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    as_bytes = [jax.lax.bitcast_convert_type(x, jnp.uint8).ravel() for x in leaves]
+    parts = jax.lax.all_gather(jnp.concatenate(as_bytes), AXIS)  # each gather waits for all shards: one for all arrays
+    ends = np.cumsum([x.size for x in as_bytes])
+    return structure.unflatten(map(partial(_joined, axis), leaves, jnp.split(parts, ends[:-1], axis=1)))
+
+
+def _joined(axis: int, own_slice: Array, parts: Array) -> Array:
+    """The slices of all shards from their bytes, u8[shards, bytes]."""
+    shape, size = own_slice.shape, own_slice.dtype.itemsize
+    slices = jax.lax.bitcast_convert_type(parts.reshape(-1, *shape, *([size] if size > 1 else [])), own_slice.dtype)
+    return jnp.moveaxis(slices, 0, axis).reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 def uniform(key: Array, shape: tuple[int, ...], axis: int) -> Array:
