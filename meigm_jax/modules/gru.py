@@ -7,6 +7,7 @@ On a GPU the scans are kernels of their own, `gru_kernel`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
 from typing import NamedTuple
@@ -88,8 +89,13 @@ def _row(t: Array, rows: Array) -> Array:
     return jax.lax.dynamic_index_in_dim(rows, t, keepdims=False)
 
 
+def _read(t: Array, arrays: Iterable[Array]) -> tuple[Array, ...]:
+    """The row t of each, before any is written: else XLA copies whole arrays, to read from them afterwards."""
+    return jax.lax.optimization_barrier(tuple(_row(t, x) for x in arrays))
+
+
 def _written(t: Array, rows: Array, row: Array) -> Array:
-    """`rows` with `row` at t, in place: the loops' results take the place of what they read."""
+    """`rows` with `row` at t. The loops' results take the place of what they have read."""
     return jax.lax.dynamic_update_index_in_dim(rows, row, t, 0)
 
 
@@ -100,7 +106,7 @@ def _forward(recurrent: Recurrent, x: Gates, keep: Array) -> tuple[Array, tuple]
 
     def step(t: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         h, hidden, *rows = carry
-        h, (_, *saved) = cell(recurrent, Gates(*(_row(t, x) for x in rows[:3])), h * _row(t, keep))
+        h, (_, *saved) = cell(recurrent, Gates(*_read(t, rows[:3])), h * _row(t, keep))
         return h, _written(t, hidden, h), *map(partial(_written, t), rows, saved)
 
     empty = jnp.zeros_like(x.r)
@@ -120,7 +126,7 @@ def _backward(residuals: tuple, d_hidden: Array) -> tuple[Recurrent, Gates, Arra
         t = len(keep) - 1 - i
         d_later, *rows = carry
         d_h = _row(t, d_hidden) + d_later
-        d_prev, d_gates = cell_backward(kernel_t, tuple(_row(t, x) for x in (previous, *rows)), d_h)
+        d_prev, d_gates = cell_backward(kernel_t, (_row(t, previous), *_read(t, rows)), d_h)
         return d_prev * _row(t, keep), *map(partial(_written, t), rows, d_gates)
 
     _, *d_gates = jax.lax.fori_loop(0, len(keep), step, (jnp.zeros_like(d_hidden[0]), *saved))

@@ -66,7 +66,6 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
     And with vectors as wide as it has: XLA would use half of AVX-512's, and collect a fifth slower.
     """
     cpu = {"xla_backend_optimization_level": 2, "xla_cpu_prefer_vector_width": 512}
-    cpu |= {"xla_cpu_copy_insertion_use_region_analysis": True}
     return jax.jit(function, compiler_options=cpu if jax.default_backend() == "cpu" else None, **options)
 
 
