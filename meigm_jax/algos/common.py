@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from meigm_jax.ops import policies, shards
 from meigm_jax.ops.targets import lambda_returns
@@ -73,12 +74,18 @@ def clipped_adam(hyper: Hyper, rate: Array) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate))
 
 
+def optimizer_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
+    """Its state before the first `descend`."""
+    return optimizer.init(ravel_pytree(params)[0])
+
+
 def descend(
     optimizer: optax.GradientTransformation, gradients: Params, state: Any, params: Params
 ) -> tuple[Params, Any]:
-    """Parameters and optimizer state after one step."""
-    updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state
+    """Parameters and optimizer state after one step, taken on one array of all parameters: many small ones are slow."""
+    flat, unravel = ravel_pytree(params)
+    updates, state = optimizer.update(ravel_pytree(gradients)[0], state, flat)
+    return unravel(jnp.asarray(optax.apply_updates(flat, updates))), state
 
 
 def epsilon(hyper: Hyper, step: Array) -> Array:
@@ -117,7 +124,7 @@ def q_learning(
 
     def init(key: Array, hyper: Hyper) -> Learner:
         params = init_params(key)
-        state = clipped_adam(hyper, hyper.learning_rate).init(params)
+        state = optimizer_state(clipped_adam(hyper, hyper.learning_rate), params)
         return Learner(params, jax.tree.map(jnp.copy, params), state, hyper)
 
     def act(learner: Learner, carry: Any, at: TimeStep, noise: Array, step: Array, policy: str) -> tuple[Array, Any]:

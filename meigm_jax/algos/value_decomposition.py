@@ -24,6 +24,7 @@ from meigm_jax.algos.common import (
     gradients_of,
     joint_value_of,
     mixed,
+    optimizer_state,
     td_targets,
     transitions,
 )
@@ -199,7 +200,7 @@ def init(parts: Parts, key: Array, hyper: Hyper) -> Learner:
     params = Network(
         parts.agent.init(k_agent), parts.mixer.init(k_mixer), parts.opt.init(k_opt), parts.temperature.init(hyper)
     )
-    states = Network(*(o.init(g) for o, g in zip(optimizers(hyper), groups(params), strict=True)))
+    states = Network(*map(optimizer_state, optimizers(hyper), groups(params)))
     return Learner(params, jax.tree.map(jnp.copy, params), states, hyper)
 
 

@@ -239,10 +239,27 @@ def read_tree(folder: Path, like: Any) -> tuple[Learner, Array]:
     tree = {"learner": like.learner, "key": jax.eval_shape(jax.random.key_data, like.key)}
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(folder.resolve() / "state", abstract)
+        try:
+            tree = checkpointer.restore(folder.resolve() / "state", abstract)
+        except ValueError as error:
+            if "tree structures do not match" not in str(error):
+                raise
+            raise Corrupt("another version of meigm_jax has saved it") from error
     if _tree_checksum(tree) != read_manifest(folder)["checksum"]:
         raise Corrupt("the learner has a wrong checksum")
     return tree["learner"], jax.random.wrap_key_data(tree["key"])
+
+
+def with_its_optimizer(folder: Path, like: Any) -> Any:
+    """The abstract TrainState `like` with the optimizer state that the folder has: versions differ in its structure.
+
+    For those who only act, and have no use for it.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata: Any = checkpointer.metadata(folder.resolve() / "state")
+    saved = metadata.item_metadata.tree["learner"]["optimizer_state"]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+    return like._replace(learner=like.learner._replace(optimizer_state=shapes))
 
 
 def read_iterations(folder: Path, members: int) -> list[int]:

@@ -14,7 +14,7 @@ from meigm_jax import envs
 from meigm_jax.config import Config, Member, members, num_members, steps_per_iteration
 from meigm_jax.engine import train_step
 from meigm_jax.registry import ConfigError, one_of
-from meigm_jax.runs.checkpoint import read_iterations, read_tree
+from meigm_jax.runs.checkpoint import read_iterations, read_tree, with_its_optimizer
 from meigm_jax.runs.saved import CHECKPOINTS, finished_checkpoints, read_config
 from meigm_jax.runs.trainer import make_algorithm, make_sizes, member_hypers, member_seeds, recomputes
 from meigm_jax.types import Algorithm, Array, Env, Learner
@@ -83,7 +83,7 @@ def _read(run: Path, checkpoint: str, like: Any, members: int, warn: Warn) -> tu
         folder = untried[0]
         tried.add(folder)
         try:
-            learner, key = read_tree(folder, like)
+            learner, key = read_tree(folder, with_its_optimizer(folder, like))
             iterations = read_iterations(folder, members)
         except Exception as error:  # Orbax and TensorStore raise many kinds; all mean: not this one
             if folder in finished_checkpoints(run, checkpoint):

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 import yaml
 
+from meigm_jax.algos import value_decomposition
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import restore as module
+from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.restore import Restored, restore
-from tests.runs.saved_run import save_run
+from tests.runs.saved_run import random_state, save_run
 
 ITERATION = 4  # env steps: two environments, chunks of two rows
 
@@ -121,6 +124,22 @@ def test_a_best_one_that_training_replaces_meanwhile_is_read_anew(run_dir, saved
     restored, warnings = read(run_dir)
     assert_is(restored, saved[1]["best"], [0, 1])
     assert restored.checkpoint == "best" and warnings == []
+
+
+def test_a_run_whose_optimizer_was_kept_otherwise_can_be_used_and_not_resumed(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(value_decomposition, "clipped_adam", lambda hyper, rate: optax.sgd(rate, momentum=0.9))
+        states = save_run(tmp_path / "run", "+env=matrix_game", newest=(5,))
+    restored, warnings = read(tmp_path / "run", "newest")
+    assert warnings == []
+    assert_is(restored, states["5"], [0, 1])
+    state, checkpoints = (
+        random_state(restored.config, 5),
+        Checkpoints(tmp_path / "run" / "checkpoints", restored.config),
+    )
+    with pytest.raises(ConfigError, match=r"no checkpoint in .* is intact"):
+        checkpoints.restore(state, warnings.append)
+    assert warnings == ["checkpoint 5 is not intact and is skipped: another version of meigm_jax has saved it"]
 
 
 def test_the_replay_takes_no_memory(run_dir, saved):
