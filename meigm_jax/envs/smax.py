@@ -83,7 +83,7 @@ def adapt(
         return env_state, time_step, reward, terminated, env_state.state.done & ~terminated, info
 
     def expand(kept: smax_compact.Compact) -> tuple[Array, Array]:
-        seen = world.observe(smax_compact.expand(smax, kept))
+        seen = world.observe(smax_compact.expand(smax._env, kept))
         return seen.obs, seen.state
 
     return Env(
@@ -93,7 +93,7 @@ def adapt(
         functools.partial(_normalise, smax),
         functools.partial(_render, smax),
         draw=world.draw,
-        compact=lambda env_state: smax_compact.compact(smax, env_state.state),
+        compact=lambda env_state: smax_compact.compact(smax._env, env_state.state),
         expand=expand,
     )
 

@@ -214,9 +214,11 @@ def _orders(smax: Any, traits: Traits, action: Array) -> tuple[Orders, Array]:
     return orders, jnp.stack([x, y], axis=1)
 
 
+@functools.cache
 def moves(smax: Any) -> np.ndarray:
     """f32[5, 2]: JaxMARL's movement vectors of up, right, down, left, stop."""
-    with jax.ensure_compile_time_eval():  # one small program: its operations one by one would take a second to compile
+    # One small program, and once: its operations one by one, as when a shard_map is traced, take half a second.
+    with jax.ensure_compile_time_eval():
         return np.asarray(jax.jit(smax._decode_discrete_actions)(np.arange(STOP + 1))[0])
 
 
