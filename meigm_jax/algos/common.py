@@ -75,14 +75,16 @@ def clipped_adam(hyper: Hyper, rate: Array) -> optax.GradientTransformation:
 
 
 def optimizer_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
-    """Its state before the first `descend`."""
-    return optimizer.init(ravel_pytree(params)[0])
+    """Its state before the first `descend`; none where there are no parameters."""
+    return optimizer.init(ravel_pytree(params)[0]) if jax.tree.leaves(params) else ()
 
 
 def descend(
     optimizer: optax.GradientTransformation, gradients: Params, state: Any, params: Params
 ) -> tuple[Params, Any]:
     """Parameters and optimizer state after one step, taken on one array of all parameters: many small ones are slow."""
+    if not jax.tree.leaves(params):
+        return params, state
     flat, unravel = ravel_pytree(params)
     updates, state = optimizer.update(ravel_pytree(gradients)[0], state, flat)
     return unravel(jnp.asarray(optax.apply_updates(flat, updates))), state
