@@ -52,25 +52,29 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 
 ## Where a gradient step's time goes
 
-Measured once, by hand: QMIX with one seed on one device, the CPU with 2 cores, from XLA's profile of the compiled
-program, before XLA was told to use vectors of 512 bits (which took off 3 ms). Of a step of 40 ms, 18 belong to three
-loops over time, which run one after the other on one core (probably because XLA lets loops share their temporary
-memory):
+QMIX with one seed split between two cores, from XLA's profile of the compiled program (once, by hand; the profile makes
+everything slower, so shares):
 
-| loop over 129 rows, 160 agents x 64 | ms |
+| | share |
 |---|---|
-| online forward, and what the backward pass needs | 7.0 |
-| target forward | 4.7 |
-| backward | 6.4 |
-| of all three: products, at 200 GFLOP/s of a core | 6.9 |
-| gates | 7.4 |
-| residuals kept | 3.4 |
+| products over all rows, forward and by their inputs: as fast as large ones | 0.27 |
+| weight gradients, products over 10320 rows into 64 x 64: at half of that speed, waiting for memory | 0.21 |
+| products of 80 x 64 in the GRU's three loops over 129 rows | 0.12 |
+| its gates | 0.08 |
+| its rows: read, written over | 0.08 |
+| ReLU, biases, argmax, targets, hypernetworks' activations, the optimizer | 0.17 |
+| observations made again from the units | 0.05 |
+| sums over devices, and waiting for the other one | 0.03 |
 
-The other 22 ms run on both cores: products of 5.4 GFLOP, which need 13 ms at the speed of large ones; observations made
-again from the units, 4 ms; ReLU, biases, targets, sums. So a step of one seed on one device stays at twice the time of
-its products. Split among two devices, their loops over time run side by side: both cores are busy throughout, and what
-is left is that products of 80 x 64 and gates are far from what a core can do with large matrices. A sum over devices
-takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each.
+Products alone would take little more than half of the step. Weight gradients in pieces that stay in the cache, or inside
+the backward loop where their rows have just been made, took as long; three of them as one product (192 columns) would be
+a third faster, and what that needs of the loops costs as much. On one device the three loops run one after the other on
+one core, and the other core waits: 36 ms instead of 30.
+
+A sum over devices takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each; what shards have collected
+is exchanged as one array, too. The loops over time write over what they have read: XLA would fill arrays for their
+results with zeros, and copy them, before the first row (1 ms of 30). They read a row before they write to it: else XLA
+copies whole arrays in every pass.
 
 What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
 first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.
