@@ -66,10 +66,10 @@ everything slower, so shares):
 | observations made again from the units | 0.05 |
 | sums over devices, and waiting for the other one | 0.03 |
 
-Products alone would take little more than half of the step. Weight gradients in pieces that stay in the cache, or inside
-the backward loop where their rows have just been made, took as long; three of them as one product (192 columns) would be
-a third faster, and what that needs of the loops costs as much. On one device the three loops run one after the other on
-one core, and the other core waits: 36 ms instead of 30.
+Products alone would take little more than half of the step. Weight gradients in pieces that stay in the cache, or
+inside the backward loop where their rows have just been made, took as long; three of them as one product (192 columns)
+would be a third faster, and what that needs of the loops costs as much. On one device the three loops run one after the
+other on one core, and the other core waits: 36 ms instead of 30.
 
 A sum over devices takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each; what shards have collected
 is exchanged as one array, too. The loops over time write over what they have read: XLA would fill arrays for their
