@@ -71,10 +71,10 @@ inside the backward loop where their rows have just been made, took as long; thr
 would be a third faster, and what that needs of the loops costs as much. On one device the three loops run one after the
 other on one core, and the other core waits: 36 ms instead of 30.
 
-A sum over devices takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each; what shards have collected
-is exchanged as one array, too. The loops over time write over what they have read: XLA would fill arrays for their
-results with zeros, and copy them, before the first row (1 ms of 30). They read a row before they write to it: else XLA
-copies whole arrays in every pass.
+A sum over devices takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each; what shards have
+collected is exchanged as one array, too. The loops over time write over what they have read: XLA would fill arrays for
+their results with zeros, and copy them, before the first row (1 ms of 30). They read a row before they write to it:
+else XLA copies whole arrays in every pass.
 
 What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
 first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.
