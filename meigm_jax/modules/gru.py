@@ -1,8 +1,8 @@
 """A GRU over sequences that hold several episodes, with a hand-written backward pass.
 
-Input projections are made outside the time scan, the three gates are separate products (slicing a fused one inside the
-scan is several times slower on the CPU), and weight gradients are one product over all rows after the backward scan.
-On a GPU the scans are kernels of their own, `gru_kernel`.
+Input projections are made outside the time scan, the three gates are separate products (a fused one is no faster on the
+CPU), and weight gradients are one product over all rows after the backward scan. Where it is differentiated, the scans
+write over what they have read. On a GPU they are kernels of their own, `gru_kernel`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def unroll(recurrent: Recurrent, x: Gates, keep: Array) -> Array:
     if kernels := _kernels_for(x.r):
         return kernels.forward(recurrent.kernel, recurrent.bias_n, x, keep[..., 0])[0]
 
+    # Not the loop of `_forward`: XLA could not leave out what that writes for the backward pass.
     def step(h: Array, row: tuple[Gates, Array]) -> tuple[Array, Array]:
         h, _ = cell(recurrent, row[0], h * row[1])
         return h, h

@@ -133,12 +133,9 @@ def test_a_run_whose_optimizer_was_kept_otherwise_can_be_used_and_not_resumed(tm
     restored, warnings = read(tmp_path / "run", "newest")
     assert warnings == []
     assert_is(restored, states["5"], [0, 1])
-    state, checkpoints = (
-        random_state(restored.config, 5),
-        Checkpoints(tmp_path / "run" / "checkpoints", restored.config),
-    )
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", restored.config)
     with pytest.raises(ConfigError, match=r"no checkpoint in .* is intact"):
-        checkpoints.restore(state, warnings.append)
+        checkpoints.restore(random_state(restored.config, 5), warnings.append)
     assert warnings == ["checkpoint 5 is not intact and is skipped: another version of meigm_jax has saved it"]
 
 
