@@ -82,7 +82,7 @@ def test_kernels_are_for_gpus_and_widths_that_they_are_made_for(monkeypatch, cap
     assert gru._kernels_for(jnp.zeros((1, 1, 128))) is None and gru._kernels_for(x.astype(jnp.float16)) is None
 
 
-@pytest.mark.parametrize("sizes", [(3, 5), (5, 3)])
+@pytest.mark.parametrize("sizes", [(3, 5), (5, 3), (4, 4)])
 def test_a_product_has_the_gradient_of_a_plain_one(sizes):
     with jax.enable_x64(True):
         k_x, k_kernel = jax.random.split(jax.random.key(3))
