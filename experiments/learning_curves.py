@@ -24,7 +24,7 @@ from meigm_jax.runs import curves
 
 EVIDENCE = [f"smax_{name}" for name in "3m 2s3z 5v5 protoss_5v5 terran_5v5 zerg_5v5".split()]
 EVIDENCE += ["overcooked_cramped_room", "overcooked_asymm_advantages"]
-COLUMNS = {"400k": 400_000, "1M": 1_000_000, "2M": 2_000_000, "5M": 5_000_000}
+COLUMNS = {"400k": 400_000, "1M": 1_000_000, "2M": 2_000_000, "4M": 4_000_000, "5M": 5_000_000}
 SECTIONS = ("hyper", "train", "agent")  # of a configuration, in which algorithms of one environment may differ
 SLACK = 20_000  # env steps: an evaluation counts for a column this near
 
@@ -54,7 +54,7 @@ def write(folder: Path) -> None:
     evaluated = {path: lines for path, (measure, lines) in found.items() if measure.kind == "eval"}
     for path, lines in evaluated.items():
         draw(path, found[path][0], lines)
-    text = [INTRO, "\n".join(table(evaluated, folder)), *improvement(evaluated), *differences(folder)]
+    text = [intro(folder), "\n".join(table(evaluated, folder)), *improvement(evaluated), *differences(folder)]
     for path in sorted(folder.glob("*.png")):
         policy = "".join(f", {name} policy" for name in units.POLICIES if f".{name}." in path.name)
         text.append(f"![{env_of(path)}{policy}]({path.name})")
@@ -63,14 +63,24 @@ def write(folder: Path) -> None:
         write_index()
 
 
+def intro(folder: Path) -> str:
+    full = folder == units.results_of("full")
+    command = "python experiments/learning_curves.py" + (" --budget full" if full else "")
+    return INTRO.format(command=command, more=OF_FULL if full else FURTHER if folder == units.results_of("cpu") else "")
+
+
 INTRO = """# Learning curves
 
-Made by `python experiments/learning_curves.py` and the scripts of tables and figures, which share their units. Win rate
-where the environment has one, else return in its own units; mean over seeds with the 95 % Student-t interval of the
-mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON files hold configuration,
-versions, device and cost. Steps/s are of all seeds together, measured beside other work on the same device, mostly two
-CPU cores: they tell what the curves cost, not how fast the trainer can be. `random` plays uniformly and learns nothing.
-Further curves, to 10M env steps on a GPU as far as they have been run, are in `full`."""
+Made by `{command}` and the scripts of tables and figures, which share
+their units. Win rate where the environment has one, else return in its own units; mean over seeds with the 95 %
+Student-t interval of the mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON
+files hold configuration, versions, device and cost. Steps/s are of all seeds together, measured beside other work on
+the same device, mostly two CPU cores: they tell what the curves cost, not how fast the trainer can be. `random` plays
+uniformly and learns nothing. {more}"""
+FURTHER = "Further curves, to 10M env steps on\na GPU as far as they have been run, are in [full](full/README.md)."
+OF_FULL = """These are to go to
+10M env steps; where they are shorter, time ran out. The races were trained with `+experiment=gpu`; `smax_5v5`, once,
+with SMAX's own batches of 4 sequences and in 64 environments."""
 
 
 def draw(path: Path, measure: curves.Measure, found: dict[str, curves.Curve]) -> None:

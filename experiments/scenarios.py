@@ -1,25 +1,21 @@
-"""The SMAC-v2 scenarios: win rates of random play, of JaxMARL's heuristic as allies, and of a briefly trained ME-QMIX.
+"""The SMAC-v2 scenarios: win rates of random play and of JaxMARL's heuristic as allies, and their speed.
 
     python experiments/scenarios.py                             # random and heuristic play of all fifteen
-    python experiments/scenarios.py --train                     # ME-QMIX besides, briefly: hours on two cores
-    python experiments/scenarios.py smax_zerg_5v5 --train --steps 1e6 --seeds 5
     python experiments/scenarios.py --speed                     # env steps per second beside JaxMARL's
     python experiments/scenarios.py --gif                       # an episode per race
 
 A unit is one scenario and one policy. Each is written when it is done and not run again, unless it is to have other
-episodes or more steps; training that was interrupted goes on where it was saved. Runs go to experiments/runs/scenarios,
-results to experiments/results/scenarios; the table is made from the CSV files there.
+episodes. The table is made from the CSV files in experiments/results/scenarios. What is learnt there: table_2.py.
 """
 
 import argparse
 import csv
 import itertools
-import json
 import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +23,7 @@ import numpy as np
 from benchmark_measure import clock, jaxmarl_smax, ours, playing, pool_size
 from scipy import stats
 
-from meigm_jax import envs, train
+from meigm_jax import envs
 from meigm_jax.engine.evaluation import evaluate, watch
 from meigm_jax.envs import smacv2
 from meigm_jax.envs.quiet import quiet
@@ -40,37 +36,19 @@ with quiet():
     from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario
     from jaxmarl.environments.smax.heuristic_enemy import create_heuristic_policy, get_heuristic_policy_initial_state
 
-HERE = Path(__file__).parent
-RUNS = HERE / "runs" / "scenarios"
-RESULTS = HERE / "results" / "scenarios"
+RESULTS = Path(__file__).parent / "results" / "scenarios"
 WIN_RATES, SPEEDS = RESULTS / "win_rates.csv", RESULTS / "speed.csv"
 SCENARIOS = [f"smax_{race}_{size}" for race in envs.RACES for size in envs.TEAM_SIZES]
-COLUMNS = ["scenario", "policy", "seed", "env_steps", "episodes", "win_rate", "return", "episode_length"]
+COLUMNS = ["scenario", "policy", "episodes", "win_rate", "return", "episode_length"]
 SPEED_COLUMNS = ["scenario", "steps_per_second", "jaxmarl_steps_per_second", "num_envs", "device"]
 GIF_BYTES = 300_000
 NOTHING: Any = None  # what a policy that does not learn has learnt
 
 
-class Brief(NamedTuple):
-    """A brief training."""
-
-    steps: float  # env steps per seed
-    seeds: int
-    updates: int  # gradient steps per 2048 env steps
-
-
-MIDDLE, LARGE = Brief(2e5, 1, 4), Brief(1e5, 1, 2)
-BRIEF = {"5v5": Brief(4e5, 2, 8), "10v10": MIDDLE, "10v11": MIDDLE, "20v20": LARGE, "20v23": LARGE._replace(steps=5e4)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", default=SCENARIOS, help="default: all fifteen")
-    parser.add_argument("--episodes", type=int, default=512, help="of random and heuristic play; of a trained seed")
-    parser.add_argument("--train", action="store_true", help="train ME-QMIX")
-    parser.add_argument("--steps", type=float, help="env steps per seed (default: by size)")
-    parser.add_argument("--seeds", type=int, help="(default: by size)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further options of the trainer")
+    parser.add_argument("--episodes", type=int, default=512, help="of each kind of play")
     parser.add_argument("--speed", action="store_true", help="measure env steps per second, and nothing else")
     parser.add_argument("--gif", action="store_true", help="draw an episode of each 5v5 scenario, and nothing else")
     options = parser.parse_args()
@@ -83,8 +61,6 @@ def main() -> None:
         elif not options.gif:
             for policy, algorithm in (("random", random_play), ("heuristic", heuristic_play)):
                 play_unit(name, policy, algorithm, options.episodes)
-        if options.train:
-            train_unit(name, options)
         write_readme()
 
 
@@ -97,7 +73,7 @@ def play_unit(name: str, policy: str, make: Callable[[str], Algorithm], episodes
     run = jax.jit(partial(evaluate, envs.make(name), make(name), NOTHING, **sizes, policy="sampled"))
     played = {key: float(x.mean()) for key, x in run(jax.random.key(0), jnp.int32(0)).items()}
     found = {"win_rate": played["win"], "return": played["return"], "episode_length": played["episode_length"]}
-    keep(WIN_RATES, COLUMNS, [of | {"seed": 0, "env_steps": 0, "episodes": episodes} | found], of)
+    keep(WIN_RATES, COLUMNS, [of | {"episodes": episodes} | found], of)
     print(name, policy, found, flush=True)
 
 
@@ -136,29 +112,6 @@ def heuristic_play(name: str) -> Algorithm:
         return jax.vmap(one)(carry, at, noise)
 
     return acting(lambda number: jax.tree.map(lambda x: jnp.tile(x, (number,) + (1,) * x.ndim), start), act)
-
-
-def train_unit(name: str, options: argparse.Namespace) -> None:
-    """Train ME-QMIX, or go on with it, and keep every seed's last evaluation."""
-    run_dir = RUNS / name
-    brief = BRIEF[name.split("_")[-1]]
-    arguments = [f"total_env_steps={options.steps or brief.steps:.0f}"]
-    if (run_dir / "config.yaml").exists():
-        arguments.append(f"resume={run_dir}")
-    else:
-        final = f"evaluation.final_episodes={options.episodes}"
-        arguments += [f"+env={name}", f"seeds={options.seeds or brief.seeds}", f"run_dir={run_dir}", final]
-        arguments += [f"train.updates_per_chunk={brief.updates}", *options.set]
-    if code := train.main(arguments):
-        raise SystemExit(code)
-    summary, of = json.loads((run_dir / "summary.json").read_text()), {"scenario": name, "policy": "me_qmix"}
-    rows = []
-    for seed in summary["seeds"]:
-        last = seed["final"]["greedy"]
-        rows.append(
-            {**of, "seed": seed["seed"], "env_steps": summary["env_steps"], **{k: last[k] for k in COLUMNS[4:]}}
-        )
-    keep(WIN_RATES, COLUMNS, rows, of)
 
 
 def measure(name: str, num_envs: int = 64, length: int = 128, rounds: int = 5) -> dict[str, Any]:
@@ -215,18 +168,17 @@ def write_readme() -> None:
         "",
         "Made by `python experiments/scenarios.py`, from the CSV files here. Win rates against JaxMARL's heuristic",
         "enemy: `random` is uniform over the available actions, `heuristic` the enemy's own policy playing the allies",
-        "(95 % Wilson intervals over episodes), ME-QMIX its greedy policy after the env steps named (mean and",
-        "95 % Student-t interval; of a single seed over its episodes); gradient steps per 2048 env steps are 8, 4, 2",
-        "for teams of 5, 10 and 20. Speed is env steps per second without learning, random actions, and beside it that",
-        "of JaxMARL's SMAX with as many units (`step_env`; both take fresh states from a pool), by turns in one run.",
+        "(95 % Wilson intervals over episodes). What is learnt there: [table 2](../table_2/README.md). Speed is env",
+        "steps per second without learning, random actions, and beside it that of JaxMARL's SMAX with as many units",
+        "(`step_env`; both take fresh states from a pool), by turns in one run.",
         "The CSVs name episodes, device and the number of environments.",
         "",
-        "| scenario | random | heuristic | ME-QMIX | steps/s | JaxMARL |",
-        "|---|---|---|---|---|---|",
+        "| scenario | random | heuristic | steps/s | JaxMARL |",
+        "|---|---|---|---|---|",
     ]
     for name in SCENARIOS:
         mine = [row for row in rates if row["scenario"] == name]
-        cells = [cell([row for row in mine if row["policy"] == p]) for p in ("random", "heuristic", "me_qmix")]
+        cells = [cell([row for row in mine if row["policy"] == p]) for p in ("random", "heuristic")]
         speed = speeds.get(name, {})
         cells += [f"{float(speed[k]):.0f}" if speed else "-" for k in SPEED_COLUMNS[1:3]]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -236,18 +188,12 @@ def write_readme() -> None:
 
 
 def cell(rows: list[dict[str, str]]) -> str:
-    """A mean and its interval: over seeds where there are several, else over episodes."""
+    """A win rate and its interval over episodes."""
     if not rows:
         return "-"
-    rates = np.array([float(row["win_rate"]) for row in rows])
-    if len(rates) > 1:
-        half = stats.t.ppf(0.975, len(rates) - 1) * stats.sem(rates)
-        low, high = max(rates.mean() - half, 0), min(rates.mean() + half, 1)
-    else:
-        episodes = int(rows[0]["episodes"])
-        low, high = stats.binomtest(round(rates[0] * episodes), episodes).proportion_ci(method="wilson")
-    steps = int(rows[0]["env_steps"])
-    return f"{rates.mean():.3f} [{low:.3f}, {high:.3f}]" + (f" at {steps / 1e6:.2g}M" if steps else "")
+    rate, episodes = float(rows[0]["win_rate"]), int(rows[0]["episodes"])
+    low, high = stats.binomtest(round(rate * episodes), episodes).proportion_ci(method="wilson")
+    return f"{rate:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

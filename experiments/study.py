@@ -66,6 +66,7 @@ class Study(NamedTuple):
     paper: Mapping[tuple[str, str], str] = MappingProxyType({})  # (environment, line) -> what the paper reports
     shows: tuple[str, ...] = ("greedy",)  # policies that are evaluated, or metrics of training; the first is tabulated
     against: tuple[tuple[str, str], ...] = ()  # lines whose probability of improvement is told: one over the other
+    seen: Mapping[str, str] = MappingProxyType({})  # budget -> what came of it
     apart: bool = False  # its curves are its own, not shared with other tables and figures
     picture: Callable[[Path, str, list[Final]], None] | None = None  # of an environment's ends, in place of curves
 
@@ -134,7 +135,7 @@ def write(study: Study, budget: str) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     keep(folder / "final.csv", study, finals)
-    text = [f"# {study.title}", study.about, made_by(study, budget)]
+    text = [f"# {study.title}", study.about, *filter(None, [study.seen.get(budget)]), made_by(study, budget)]
     pictures = []
     for env, what in itertools.product(envs_of(study), study.shows):
         if picture := draw(study, env, what, source, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,11 +20,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """What `command` returns; 2 on a ConfigError, which is printed in one line; 130 on Ctrl-C."""
+    """What `command` returns; 130 on Ctrl-C; 2, after one line, on a ConfigError and a path that no file can have."""
     try:
         return command()
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print("error:", f"{error.strerror}: {error.filename}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

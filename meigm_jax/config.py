@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from meigm_jax.algos import RULES
-from meigm_jax.envs import BY_ID, check_options, episode_limit
+from meigm_jax.envs import BY_ID, check_options, episode_limit, is_shaped
 from meigm_jax.hyper import SHORT, Hyper, in_words, told
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
@@ -240,12 +240,29 @@ def soft(algo: AlgoConfig) -> bool:
 
 
 def check_sweep(config: Config) -> None:
-    """Every swept number is one that the algorithm reads. Raises ConfigError."""
+    """Every swept number makes a difference to the run. Raises ConfigError."""
     for name in config.sweep:
-        if soft(config.algo) and name.startswith("epsilon"):
-            raise ConfigError(f"sweep.{name}: {config.algo.name} explores by its policies, it has no epsilon")
-        if not soft(config.algo) and name.startswith(("alpha", "opt_", "target_entropy")):
-            raise ConfigError(f"sweep.{name}: {config.algo.name} explores by epsilon-greedy and does not read it")
+        if why := _unread(config, name):
+            raise ConfigError(f"sweep.{name}: {why}")
+
+
+def _unread(config: Config, name: str) -> str | None:
+    """Why this number of `hyper` makes no difference to the run; None: it does."""
+    algo = config.algo
+    if name.startswith("shaping") and not is_shaped(config.env.name):
+        return f"{config.env.name} has no shaped rewards"
+    if not soft(algo):
+        theirs = name.startswith(("alpha", "opt_", "target_entropy"))
+        return f"{algo.name} explores by epsilon-greedy and does not read it" if theirs else None
+    assert algo.temperature is not None and algo.opt is not None  # check_parts
+    reads = TEMPERATURES[algo.temperature.name].reads
+    if name.startswith("epsilon"):
+        return f"{algo.name} explores by its policies, it has no epsilon"
+    if name.startswith(("alpha", "target_entropy")) and name not in reads:
+        return f"the temperature '{algo.temperature.name}' depends on {', '.join(reads)} alone"
+    if name == "opt_learning_rate" and algo.opt.name == "identity":
+        return "the OPT 'identity' learns nothing"
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -438,6 +455,11 @@ def _validate_together(config: Config) -> None:
             raise ConfigError(f"{path}: expected the name of a folder, without '/', got '{name}'")
     if config.run_dir == "":
         raise ConfigError("run_dir: expected a path, got ''")
+    if (counted := num_iterations(config) * steps_per_iteration(config)) >= 2**31:
+        raise ConfigError(
+            f"total_env_steps: in whole iterations of {steps_per_iteration(config)} they must stay below 2^31, "
+            f"got {config.total_env_steps}, which makes {counted}"
+        )
     if config.replay.capacity % train.num_envs:
         raise ConfigError(
             f"replay.capacity: expected a multiple of train.num_envs ({train.num_envs}), got {config.replay.capacity}"

@@ -24,6 +24,10 @@ class OneOf(tuple[str, ...]):
         return super().__new__(cls, values)
 
 
+class Share(float):
+    """The default of an option from 0 to 1."""
+
+
 class Checked(NamedTuple):
     """An option with its own check: `target` is "module:function", taking (value, path) and returning the value."""
 
@@ -65,6 +69,14 @@ class Rule(Part):
         self.parts = parts
 
 
+class TemperaturePart(Part):
+    """A temperature; `reads` are the numbers of `hyper` that make a difference to it."""
+
+    def __init__(self, target: str, reads: tuple[str, ...], **options: Any):
+        super().__init__(target, **options)
+        self.reads = reads
+
+
 class OpenPart(Part):
     """A part that takes further options unchecked: its maker answers for them."""
 
@@ -95,7 +107,7 @@ def lookup(registry: Mapping[str, Part], name: str, what: str) -> Part:
 
 
 def option(default: Any, value: Any, path: str) -> Any:
-    """An option of a part, checked against the type of its default; sizes are at least 1.
+    """An option of a part, checked against the type of its default; sizes are at least 1, no number is negative.
 
     A default of None stands for a size that may be left out.
     """
@@ -105,10 +117,15 @@ def option(default: Any, value: Any, path: str) -> Any:
         return resolve(default.target)(value, path)
     if default is None and value is None:
         return None
-    value = scalar(int if default is None else type(default), value, path)
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+    kind = int if default is None else float if isinstance(default, float) else type(default)
+    value = scalar(kind, value, path)
+    if kind is int and value < 1:
         raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
-    return value
+    if isinstance(default, Share) and not 0 <= value <= 1:
+        raise ConfigError(f"{path}: expected a number from 0 to 1, got {value}")
+    if kind is float and value < 0:
+        raise ConfigError(f"{path}: expected a number of at least 0, got {value}")
+    return float(value) if kind is float else value
 
 
 def scalar(kind: type, value: Any, path: str) -> Any:

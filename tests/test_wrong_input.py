@@ -50,6 +50,19 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     # ranges, and what fits together
     (f"{GAME} seeds=-1", "seeds: expected an integer of at least 1, got -1"),
     (f"{GAME} total_env_steps=1e10", "total_env_steps: expected an integer from 1 to 2^31 - 1, got 10000000000"),
+    (
+        "train +env=smax_3m total_env_steps=2147483647",
+        "total_env_steps: in whole iterations of 2048 they must stay below",
+    ),
+    (f"{GAME} algo=cw_qmix algo.rule.low_weight=-3", "algo.rule.low_weight: expected a number from 0 to 1, got -3.0"),
+    (
+        f"{GAME} algo=qtran algo.rule.optimal_weight=-1",
+        "algo.rule.optimal_weight: expected a number of at least 0, got",
+    ),
+    (
+        "train +env=mpe_simple_spread env.options.local_ratio=7",
+        "env.options.local_ratio: expected a number from 0 to 1, got 7.0",
+    ),
     (f"{GAME} hyper.max_grad_norm=0", "hyper.max_grad_norm: expected a number above 0, got 0.0"),
     (f"{GAME} hyper.alpha_max=inf", "hyper.alpha_max: expected a finite number, got inf"),
     (f"{GAME} hyper.alpha_start=1e6", "hyper.alpha_start: expected a number from hyper.alpha_min"),
@@ -75,6 +88,13 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     ),
     (f"{GAME} sweep.epsilon_end=[0.1,0.2]", "sweep.epsilon_end: me_qmix explores by its policies, it has no epsilon"),
     (f"{GAME} algo=iql sweep.alpha_lr=[0.1,0.2]", "sweep.alpha_learning_rate: iql explores by epsilon-greedy and does"),
+    (f"{GAME} sweep.alpha_end=[0.1,0.2]", "sweep.alpha_end: the temperature 'learned' depends on alpha_start, alpha_"),
+    (
+        f"{GAME} algo=me_qmix_fixed sweep.target_entropy=[0.1,0.2]",
+        "sweep.target_entropy: the temperature 'fixed' depends on alpha_start alone",
+    ),
+    (f"{GAME} algo=entropy_qmix sweep.opt_lr=[0.1,0.2]", "sweep.opt_learning_rate: the OPT 'identity' learns nothing"),
+    (f"{GAME} sweep.shaping_start=[0.5,1]", "sweep.shaping_start: matrix_game has no shaped rewards"),
     (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
     (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names
@@ -118,6 +138,7 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     ("train resume=nowhere", "resume: 'nowhere' is not a run directory (it has no config.yaml)"),
     ("train resume=file", "resume: 'file' is not a run directory (it has no config.yaml)"),
     ("train resume=full", "resume: 'full' is not a run directory (it has no config.yaml)"),
+    (f"train resume={300 * 'x'}", "File name too long: xxx"),
     ("evaluate", "the following arguments are required: RUN (see --help)"),
     ("evaluate nowhere", "run: 'nowhere' is not a run directory (it has no config.yaml)"),
     ("evaluate empty", "run: 'empty' is not a run directory (it has no config.yaml)"),
@@ -155,6 +176,7 @@ LATE = [  # what only the environment, the machine and the file system can tell:
         "train.chunk_length: expected at least the episode limit of jaxmarl_MPE_simple_spr",
     ),
     (f"{SPREAD} env.options.action_type=Continuous", "env.id: MPE_simple_spread_v3 has continuous actions"),
+    (f"{SPREAD} env.options.num_agents=0", "env.options: MPE_simple_spread_v3 with {{'num_agents': 0}} has no agents"),
     (f"{SPREAD} env.options.num_agentss=3", "unknown key 'env.options.num_agentss'; did you mean num_agents"),
     ("train +env=jaxmarl env.id=hanabi", "env.options.time_limit: jaxmarl_hanabi has no time limit of its own"),
 ]

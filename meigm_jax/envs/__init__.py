@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meigm_jax.envs.ids import check_id
-from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, nearest
+from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, Share, nearest
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -35,11 +35,14 @@ OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord coun
 
 
 class Suite(Part):
-    """Environments of one maker. `limit` tells the longest possible episode from the options, before it is imported."""
+    """Environments of one maker, and what is known before it is imported.
 
-    def __init__(self, target: str, limit: Callable[[Mapping[str, Any]], int], **options: Any):
+    `limit` tells the longest possible episode from the options; `shaped`: whether there are shaped rewards.
+    """
+
+    def __init__(self, target: str, limit: Callable[[Mapping[str, Any]], int], *, shaped: bool = False, **options: Any):
         super().__init__(target, **options)
-        self.limit = limit
+        self.limit, self.shaped = limit, shaped
 
 
 def one_later(options: Mapping[str, Any]) -> int:
@@ -54,10 +57,14 @@ SUITES = {
         "meigm_jax.envs.smacv2:make", one_later, **SMAX_OPTIONS, unit_types=OneOf("three", "two")
     ),
     tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Suite(
-        "meigm_jax.envs.overcooked:make", lambda options: options["max_steps"], max_steps=400, compact=True
+        "meigm_jax.envs.overcooked:make",
+        lambda options: options["max_steps"],
+        shaped=True,
+        max_steps=400,
+        compact=True,
     ),
     ("mpe_simple_spread",): Suite(
-        "meigm_jax.envs.mpe:make", one_later, num_agents=3, num_landmarks=3, local_ratio=0.5, max_steps=25
+        "meigm_jax.envs.mpe:make", one_later, num_agents=3, num_landmarks=3, local_ratio=Share(0.5), max_steps=25
     ),
     ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
     ("matrix_game",): Suite(
@@ -92,6 +99,12 @@ def episode_limit(name: str, options: Mapping[str, Any]) -> int | None:
     """The longest possible episode, in steps; None where only the environment itself can tell."""
     suite = suite_of(name)
     return suite.limit(options) if isinstance(suite, Suite) else None
+
+
+def is_shaped(name: str) -> bool:
+    """Whether the environment gives shaped rewards."""
+    suite = suite_of(name)
+    return isinstance(suite, Suite) and suite.shaped
 
 
 def make(name: str, **options: Any) -> Env:

@@ -51,6 +51,8 @@ def _build(env_id: str, arguments: Mapping[str, Any]) -> MultiAgentEnv:
         raise ConfigError(f"env.id: JaxMARL cannot make {env_id} here: {error}") from error
     except Exception as error:  # whatever a constructor makes of wrong arguments
         raise ConfigError(f"env.options: JaxMARL cannot make {env_id} with {dict(arguments)}: {error}") from error
+    if not env.agents:
+        raise ConfigError(f"env.options: {env_id} with {dict(arguments)} has no agents")
     for agent in env.agents:
         if not isinstance(env.action_space(agent), Discrete):
             raise ConfigError(f"env.id: {env_id} has continuous actions, value decomposition needs discrete ones")

@@ -1,6 +1,9 @@
-"""Parametrised blocks: agents, order-preserving transformations (OPT), temperatures, layers."""
+"""Parametrised blocks: agents, order-preserving transformations (OPT), temperatures, layers.
 
-from meigm_jax.registry import OneOf, Part
+After its maker, a temperature names the numbers of `hyper` that it depends on; then its options.
+"""
+
+from meigm_jax.registry import OneOf, Part, TemperaturePart
 
 AGENTS = {
     "gru": Part("meigm_jax.modules.agent:make_gru", hidden_dim=64),
@@ -14,7 +17,13 @@ OPTS = {
     "mlp": Part("meigm_jax.modules.opt:make_mlp", hypernet_dim=64, width=16, mask_dead=True),
 }
 TEMPERATURES = {
-    "learned": Part("meigm_jax.modules.temperature:make_learned", target_per=OneOf("alive", "team")),
-    "fixed": Part("meigm_jax.modules.temperature:make_fixed"),
-    "schedule": Part("meigm_jax.modules.temperature:make_schedule"),
+    "learned": TemperaturePart(
+        "meigm_jax.modules.temperature:make_learned",
+        ("alpha_start", "alpha_learning_rate", "alpha_min", "alpha_max", "target_entropy"),
+        target_per=OneOf("alive", "team"),
+    ),
+    "fixed": TemperaturePart("meigm_jax.modules.temperature:make_fixed", ("alpha_start",)),
+    "schedule": TemperaturePart(
+        "meigm_jax.modules.temperature:make_schedule", ("alpha_start", "alpha_end", "alpha_decay_steps")
+    ),
 }

@@ -129,14 +129,19 @@ def _run(path: Path, members: Sequence[curves.Member], warn: Warn) -> Run:
         env_steps=last["env_steps"],
         wall_time=float(last.get("wall_time") or math.nan),
         versions=versions if isinstance(versions, Mapping) else {},
-        summary=_summary(path / "summary.json", warn),
+        summary=_summary(path / "summary.json", last["env_steps"], warn),
     )
 
 
-def _summary(path: Path, warn: Warn) -> dict[str, Any]:
-    """Its costs, NaN where unknown, and the seeds that became non-finite; empty where the run is not complete."""
+def _summary(path: Path, env_steps: int, warn: Warn) -> dict[str, Any]:
+    """Its costs, NaN where unknown, and the seeds that became non-finite; empty where the run is not complete.
+
+    That of a run that is being extended is of fewer than its `env_steps`.
+    """
     try:
         found = json.loads(path.read_text())
+        if found["env_steps"] < env_steps:
+            return {}
         for key in COSTS:
             found[key] = float(found.get(key) or math.nan)
         found["non_finite"] = list(dict.fromkeys(seed["seed"] for seed in found["seeds"] if seed.get("non_finite")))

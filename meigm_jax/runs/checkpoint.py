@@ -64,6 +64,7 @@ class Checkpoints:
         self._sequences = config.train.num_envs  # per iteration
         self._saved: list[int] = []  # iterations of the checkpoints that count, oldest first
         self._segments: list[Segment] = []  # what the newest of them needs
+        self._manifest: dict[str, Any] = {}  # of the newest of them
 
     @property
     def newest(self) -> int:
@@ -85,9 +86,14 @@ class Checkpoints:
             _remove(folder)
             self._delete_unused_segments()
             raise _as_disk_error(error) from error
-        self._segments = needed + new
+        self._segments, self._manifest = needed + new, manifest
         self._saved.append(iteration)
         self._prune()
+
+    def amend(self, host: dict[str, Any]) -> None:
+        """Replace the loop's own memory in the newest checkpoint. Raises OSError when that fails; the old one stays."""
+        self._manifest = self._manifest | {"host": host}
+        write_text(self.folder / str(self.newest) / MANIFEST, to_json(self._manifest))
 
     def save_best(
         self, state: Any, iteration: int, facts: dict[str, Any], warn: Warn, better: np.ndarray | None = None
@@ -97,6 +103,8 @@ class Checkpoints:
         better: bool[S], None: all. Raises OSError when that fails; the old one stays.
         """
         folder, link = self.folder / f"best-{iteration}", self.folder / "best"
+        if link.resolve() == folder:  # a run that was killed has come here again
+            folder = folder.with_name(f"{folder.name}-again")
         learner, iterations = state.learner, np.full(state.key.shape, iteration)
         if better is not None and not better.all() and link.exists():
             try:
@@ -136,7 +144,8 @@ class Checkpoints:
             except Exception as error:  # Orbax and TensorStore raise many kinds; all mean: not this one
                 warn(f"checkpoint {iteration} is not intact and is skipped: {_first_line(error)}")
                 continue
-            self._segments, self._saved = segments, [i for i in reversed(found[number:]) if self._readable(i)]
+            self._segments, self._manifest = segments, manifest
+            self._saved = [i for i in reversed(found[number:]) if self._readable(i)]
             replay = state.replay
             for segment in segments:
                 replay = self._load_segment(replay, segment)
@@ -212,8 +221,11 @@ class Checkpoints:
 
 
 def disk_bytes(config: Config, replay_bytes: int, learner: Any) -> int:
-    """About what a run's checkpoints take on the disk at most; `learner` of all members may be shapes only."""
-    return replay_bytes + tree_bytes(learner) * (config.checkpoint.keep + 1)  # and the best
+    """About what a run's checkpoints take on the disk at most; `learner` of all members may be shapes only.
+
+    While one more is being saved, and where each of them has a whole replay of its own. The best has no replay.
+    """
+    return (replay_bytes + tree_bytes(learner)) * (config.checkpoint.keep + 1) + tree_bytes(learner)
 
 
 def tree_bytes(tree: Any) -> int:

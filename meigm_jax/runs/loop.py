@@ -87,9 +87,9 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         if config.sweep:
             print(f"one program for {members_in_words(config)}", flush=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
+            state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             if resume is not None:
                 _write_config(config, run_dir)
-            state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             console = Console(config, progress.iteration * steps_per_iteration(config))
             wandb = Wandb(config, run_dir, console)
             wandb.commit(metrics.offset)
@@ -107,11 +107,18 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
 def _begin(
     config: Config, run_dir: Path, trainer: Trainer, metrics: MetricsFile
 ) -> tuple[TrainState, Progress, Checkpoints]:
-    """The newest intact checkpoint, or the start; metrics.jsonl is cut to what was written by then."""
+    """The newest intact checkpoint, or the start; metrics.jsonl is cut to what was written by then.
+
+    Raises ConfigError, and changes nothing, where a finished run has no intact checkpoint left.
+    """
     checkpoints = Checkpoints(run_dir / "checkpoints", config)
     state = trainer.init(member_seeds(config), member_hypers(config))
     restored = checkpoints.restore(state, lambda text: print(f"warning: {text}", flush=True))
     if restored is None:
+        if (run_dir / "summary.json").exists():
+            raise ConfigError(f"resume: {run_dir} was finished, but has no checkpoint left to go on from")
+        if metrics.offset:
+            print("no checkpoint had been saved: the run starts again at its beginning", flush=True)
         metrics.cut(0)
         return state, Progress.start(num_members(config), len(grid(config))), checkpoints
     state, host = restored
@@ -235,6 +242,8 @@ class Run:
         """All remaining iterations, then the summary."""
         self._announce_checkpoints()
         self._report()
+        if self.progress.iteration == self.schedule.last:  # stopped before it could report, and then resumed
+            self._save()
         while self.progress.iteration < self.schedule.last:
             self._advance()
             self.stop.armed = True
@@ -244,6 +253,8 @@ class Run:
             last = self.progress.iteration == self.schedule.last
             if last or waited >= self.config.checkpoint.interval_seconds:
                 self._save()
+            if not last:
+                self._leave_if_asked()
         summary = self._finish()
         self.stop.leave_if_asked()
         return summary
@@ -343,12 +354,12 @@ class Run:
         if not any(better):
             return
         kept = [score if won else old for score, old, won in zip(scores, before, better, strict=True)]
-        self.progress.best_scores = kept
         mean = sum(math.nan if score is None else score for score in kept) / len(kept)
         facts = {"env_steps": self.env_steps, "policy": self.policy, metric: mean}
         try:
             rows = np.repeat(better, self.config.seeds)
             self.checkpoints.save_best(self.state, self.progress.iteration, facts, self.console.warning, rows)
+            self.progress.best_scores = kept
         except OSError as error:
             self.console.warning(f"the best learner was not saved, training goes on: {error}")
 
@@ -374,8 +385,7 @@ class Run:
         self.console.message(f"run: {self.run_dir}, its checkpoints take up to about {size} on disk")
 
     def _save(self) -> None:
-        if self.progress.iteration == self.checkpoints.newest:
-            return
+        """A checkpoint; one of this iteration that is there already is told what has been reported since."""
         self._update_times()
         try:
             self.metrics.sync()
@@ -385,7 +395,10 @@ class Run:
                 "progress": self.progress.plain(),
                 "versions": versions(self.config),
             }
-            self.checkpoints.save(self.state, self.progress.iteration, host)
+            if self.progress.iteration == self.checkpoints.newest:
+                self.checkpoints.amend(host)
+            else:
+                self.checkpoints.save(self.state, self.progress.iteration, host)
         except OSError as error:
             self.console.warning(f"no checkpoint at {self.env_steps} env steps, training goes on: {error}")
         self.saved_at = time.monotonic()

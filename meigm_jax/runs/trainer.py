@@ -46,7 +46,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     Raises ConfigError when the chunk is shorter than an episode can be, or the devices don't divide the seeds.
     """
     env, mesh = make_env(config), mesh_of(config)
-    env, algorithm = traced_once(env, with_precision(make_algorithm(config, env.spec), config.train.precision))
+    env, algorithm = traced_once(env, make_algorithm(config, env.spec))
     sizes = make_sizes(config, recomputes(config, env))
     bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
@@ -77,7 +77,7 @@ def make_env(config: Config) -> Env:
 
 
 def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
-    """The learning rule of `config.algo` with its parts."""
+    """The learning rule of `config.algo` with its parts, in the precision that the run has."""
     algo = config.algo
 
     def part(kind: str, chosen: PartConfig):
@@ -85,7 +85,8 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
 
     rule = RULES[algo.rule.name]
     parts = {kind: part(kind, getattr(algo, kind)) for kind in ("agent", *rule.parts)}
-    return rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
+    made = rule.load()(spec, **parts, bootstrap_on_timeout=config.env.bootstrap_on_timeout, **algo.rule.options)
+    return with_precision(made, config.train.precision)
 
 
 def traced_once(env: Env, algorithm: Algorithm) -> tuple[Env, Algorithm]:

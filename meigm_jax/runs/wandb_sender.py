@@ -11,6 +11,7 @@ sitting makes a folder of its own, and wandb.json tells how far the folders of e
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -27,8 +28,10 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
+from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Member, members
 from meigm_jax.hyper import told
+from meigm_jax.registry import ConfigError
 from meigm_jax.runs.logger import Row, metric_keys
 from meigm_jax.runs.saved import read_config
 from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
@@ -45,28 +48,45 @@ class Target(NamedTuple):
     first: int
 
 
-def main() -> None:
-    """Send a finished run, or follow one until the input ends. Failures are told in one line, on standard output."""
+def main() -> int:
+    """Send a finished run, or follow one until the input ends. What fails while following is told on standard output.
+
+    Raises ConfigError where there is no finished run that goes to wandb.
+    """
+    parser = Parser(prog="python -m meigm_jax.runs.wandb_sender", description="Send wandb what it lacks of a run.")
+    parser.add_argument("run", type=Path, metavar="RUN_DIRECTORY", help="a run that is complete")
+    parser.add_argument("follow", nargs="?", choices=[FOLLOW], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    run_dir = arguments.run
+    if arguments.follow is None:
+        if read_config(run_dir, "run").wandb.mode == "disabled":
+            raise ConfigError(
+                f"run: wandb.mode is disabled in {run_dir}/config.yaml; set it to online or offline there"
+            )
+        if not (run_dir / "summary.json").exists():
+            raise ConfigError(f"run: {run_dir} is not complete; python -m meigm_jax.train resume={run_dir}")
     told = os.dup(sys.stdout.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # wandb's own words
+    os.environ["WANDB_SILENT"] = "true"  # and those on stderr
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError):  # who listened may be dead
             os.write(told, f"{text}\n".encode())
 
-    run_dir, following = Path(sys.argv[1]), FOLLOW in sys.argv
     try:
-        if following:
+        if arguments.follow:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they are for the trainer, which ends the
                 signal.signal(number, signal.SIG_IGN)  # input; wandb's helper process inherits this
             send_run(run_dir, sys.stdin, tell, FINISH_SECONDS)
         else:
-            (run_dir / "summary.json").stat()
             send_run(run_dir, (str((run_dir / "metrics.jsonl").stat().st_size), COMPLETE), tell, None)
     except (Exception, SystemExit) as error:  # whatever wandb raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        tell(f"{WARNING}wandb is off for the rest of this run: {reason}" if following else f"error: {reason}")
-    os._exit(0)  # nothing that wandb still wants to wait for
+        if not arguments.follow:
+            print(f"error: {reason}", file=sys.stderr)
+            return 1
+        tell(f"{WARNING}wandb is off for the rest of this run: {reason}")
+    return 0
 
 
 def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], seconds: float | None) -> None:
@@ -273,4 +293,6 @@ def _prefix(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    code = exit_code(main)
+    sys.stderr.flush()
+    os._exit(code)  # nothing that wandb still wants to wait for

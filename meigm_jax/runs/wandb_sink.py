@@ -44,7 +44,7 @@ class Wandb:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=os.environ | {"PYTHONPATH": path, "WANDB_SILENT": "true"},
+                env=os.environ | {"PYTHONPATH": path},
                 start_new_session=True,  # a Ctrl-C in the terminal is for the trainer, which then ends the sender
             )
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Value decomposition's behaviour policy and temperature, on a small batch; what all rules keep to: test_contract."""
+"""Value decomposition's gradient step, behaviour and temperature, on a small batch; all rules: test_contract."""
 
 from functools import partial
 
@@ -7,11 +7,76 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from meigm_jax.algos import soft_qmix
 from meigm_jax.algos import value_decomposition as vd
+from meigm_jax.modules import opt
 from meigm_jax.ops import policies
-from tests.algos.variants import ACTIONS, AGENTS, HYPER, make_algorithm, make_parts, random_batch
+from tests.algos.variants import ACTIONS, AGENTS, HYPER, SPEC, make_algorithm, make_parts, random_batch
 
 DRAWS = 2000
+GROUPS = {("agent", "mixer"): "learning_rate", ("opt",): "opt_learning_rate", ("temperature",): "alpha_learning_rate"}
+
+
+def soft_qmix_by_its_code():
+    """Its algorithm and the parts that this stands for."""
+    parts = make_parts("me_vdn", sampled_entropy=True)
+    algorithm = soft_qmix.make(SPEC, *parts[:4], False, "sampled", hypernet_dim=8, width=4, half_weights=True)
+    g = opt.make_two_layer(SPEC, 8, 4, residual=True, mask_dead=False)
+    transformed = soft_qmix.transformed(parts.agent, g)
+    return algorithm, parts._replace(agent=transformed, weigh=soft_qmix.halved)
+
+
+def stepped_by_hand(parts, opt_of, learner, batches, keys):
+    """Parameters after Adam on each group's own gradient, clipped but for the temperature's, and the largest norms.
+
+    opt_of: whose OPT the next actions follow, "params" or "target".
+    """
+    params, hyper, memory, norms = learner.params, learner.hyper, {}, {}
+    for t, (batch, key) in enumerate(zip(batches, keys, strict=True), start=1):
+        alpha = jnp.exp(params.temperature["log_alpha"])
+        followed = {"params": params, "target": learner.target}[opt_of].opt
+        choose = partial(vd.choose_softly, parts, followed, alpha, batch.at, key)
+        gradients = jax.grad(lambda x: vd.loss(parts, hyper, learner.target, batch, choose, alpha, x)[0])(params)  # noqa: B023
+        for names, rate in GROUPS.items():
+            of = [getattr(gradients, name) for name in names]
+            norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(of)))
+            norms[names] = max(norms.get(names, 0.0), norm)
+            scale = 1.0 if names == ("temperature",) else min(1.0, hyper.max_grad_norm / norm)
+            for name, gradient in zip(names, of, strict=True):
+                m, v = memory.get(name, (jax.tree.map(jnp.zeros_like, gradient),) * 2)
+                m = jax.tree.map(lambda m, g, s=scale: 0.9 * m + 0.1 * s * g, m, gradient)
+                v = jax.tree.map(lambda v, g, s=scale: 0.999 * v + 0.001 * (s * g) ** 2, v, gradient)
+                new = jax.tree.map(
+                    lambda x, m, v, t=t, rate=rate: (
+                        x - getattr(hyper, rate) * m / (1 - 0.9**t) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8)
+                    ),
+                    getattr(params, name), m, v,
+                )  # fmt: skip
+                params, memory[name] = params._replace(**{name: new}), (m, v)
+    return params, norms
+
+
+@pytest.mark.parametrize(("variant", "opt_of"), [("me_qmix", "target"), ("soft_qmix", "params")])
+def test_gradient_steps_are_clipped_adam_of_each_group_at_its_own_rate(variant, opt_of):
+    with jax.enable_x64(True):
+        hyper = HYPER._replace(learning_rate=2e-3, opt_learning_rate=5e-3, alpha_learning_rate=3e-2, max_grad_norm=0.5)
+        made = soft_qmix_by_its_code() if variant == "soft_qmix" else (make_algorithm(variant), make_parts(variant))
+        algorithm, parts = made
+        wide = partial(jax.tree.map, lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x)
+        batches = [wide(random_batch(seed, reward_scale)) for seed, reward_scale in ((0, 3.0), (1, 1.0), (2, 10.0))]
+        start, other = (algorithm.init(jax.random.key(seed), jax.tree.map(jnp.float64, hyper)) for seed in (0, 1))
+        start = start._replace(target=other.params)
+        keys = jax.random.split(jax.random.key(2), len(batches))
+        learner = start
+        for batch, key in zip(batches, keys, strict=True):
+            learner, _ = algorithm.update(learner, key, batch, jnp.int32(50))
+        wanted, norms = stepped_by_hand(parts, opt_of, start, batches, keys)
+    assert min(norms[names] for names in GROUPS if names != ("temperature",)) > hyper.max_grad_norm  # all are clipped
+    for name in vd.Network._fields:
+        before, found, right = (jax.tree.leaves(getattr(x, name)) for x in (start.params, learner.params, wanted))
+        for a, b, c in zip(before, found, right, strict=True):
+            np.testing.assert_allclose(b, c, rtol=1e-9, atol=1e-12)
+            assert not np.allclose(a, b, rtol=1e-4, atol=0) or not np.any(a - c)
 
 
 def test_alpha_falls_while_entropy_is_above_its_target_and_stays_within_bounds():

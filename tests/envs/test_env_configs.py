@@ -44,8 +44,10 @@ def test_the_file_names_its_environment_and_states_the_defaults(name: str) -> No
     assert config["env"]["options"] == envs.check_options(name, {})
     values = config["env"]["reward_scale"], config["env"]["bootstrap_on_timeout"], config["train"]["chunk_length"]
     assert values == TRAINED_WITH[name.split("_")[0]]
-    limit = envs.make(name).spec.episode_limit
-    assert config["train"]["chunk_length"] > limit == envs.episode_limit(name, config["env"]["options"])
+    spec = envs.make(name).spec
+    limit = envs.episode_limit(name, config["env"]["options"])
+    assert config["train"]["chunk_length"] > spec.episode_limit == limit
+    assert spec.shaped == envs.is_shaped(name)
 
 
 def test_the_command_line_wins() -> None:

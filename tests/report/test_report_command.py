@@ -201,7 +201,12 @@ def test_a_complete_run_tells_its_cost():
     folder = Path("runs/smax_3m/qmix/0")
     config = yaml.safe_load((folder / "config.yaml").read_text()) | {"versions": {"jax": "0.12", "device": "TPU v9"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    summary = {"env_steps_per_second": 12_345.6, "compile_seconds": 75, "peak_memory_bytes": 2_500_000_000}
+    summary = {
+        "env_steps": 4_000,
+        "env_steps_per_second": 12_345.6,
+        "compile_seconds": 75,
+        "peak_memory_bytes": 2_500_000_000,
+    }
     (folder / "summary.json").write_text(json.dumps(summary | {"seeds": [{"seed": 1, "non_finite": {"env_steps": 5}}]}))
     page = parsed("runs")
     assert page.row("qmix", "mean [95 %]")[0] == "qmix"
@@ -219,6 +224,8 @@ def test_a_complete_run_tells_its_cost():
         "not finite: seed 1",
     ]
     assert "12.3 k" in [cell for row in page.table("mean [95 %]") for cell in row] and "on TPU v9" in page.text
+    (folder / "summary.json").write_text(json.dumps(summary | {"seeds": [], "env_steps": 3_000}))  # being extended
+    assert parsed("runs").row("runs/smax_3m/qmix/0", "state")[-1] == "not complete"
 
 
 def test_an_algorithm_that_was_judged_by_another_policy_is_kept_apart():

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_what_was_due_when_a_signal_came_is_reported_on_resuming(tmp_path, whole
     assert summary["seeds"] == whole.summary["seeds"]
 
 
+def test_a_signal_during_an_evaluation_waits_for_no_further_chunk(tmp_path, whole, monkeypatch):
+    config = fake.small_config(tmp_path / "run")
+    chunks_of(monkeypatch, 1)
+    recorder, evaluated = Recorder(), []
+
+    def evaluate(learner, key, env_steps, policy, *, episodes):
+        if not evaluated:
+            os.kill(os.getpid(), signal.SIGTERM)
+        evaluated.append((int(env_steps), policy))
+        return TRAINER.evaluate(learner, key, env_steps, policy, episodes=episodes)
+
+    with pytest.raises(SystemExit) as leaving:
+        loop.run(config, None, lambda *sizes: recorder(*sizes)._replace(evaluate=evaluate))
+    assert leaving.value.code == 143 and recorder.chunks == 7
+    assert evaluated == [(56, "greedy"), (56, "sampled")]
+    train(config, tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(whole.run_dir)
+
+
 def test_training_outlives_a_console_that_nobody_reads(tmp_path):
     command = f"{sys.executable} -m tests.runs.fake {tmp_path / 'run'} 0.05 2>&1 | head -n 1"
     subprocess.run(["bash", "-c", command], cwd=Path(__file__).parents[2], check=True, capture_output=True)
@@ -304,6 +324,101 @@ def test_a_finished_run_has_nothing_to_do_and_can_be_extended(tmp_path, whole, m
     assert len(extra) == 4 and summary["env_steps"] == 160
     assert [row for row in rows_of(run_dir) if row not in extra] == rows_of(whole.run_dir)
     np.testing.assert_array_equal(np.asarray(state.learner.params["w"]), np.asarray(whole.state.learner.params["w"]))
+
+
+def test_a_run_stopped_in_its_last_chunk_and_resumed_can_be_extended_as_any_other(tmp_path, whole, monkeypatch):
+    def rows_when_extended(run_dir, change=None):
+        short = fake.small_config(run_dir, "total_env_steps=72")
+        try:
+            train(short, change=change)
+        except SystemExit:
+            train(short, run_dir)
+        train(fake.small_config(run_dir), run_dir)
+        return rows_of(run_dir)
+
+    def stop(state, metrics, first, count):
+        if first + count == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state, metrics
+
+    chunks_of(monkeypatch, 1)
+    undisturbed = rows_when_extended(tmp_path / "undisturbed")
+    assert any(row["kind"] == "eval" and row["env_steps"] == 72 for row in undisturbed)
+    assert rows_when_extended(tmp_path / "stopped", stop) == undisturbed
+
+
+def test_a_finished_run_without_checkpoints_keeps_its_results(tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    chunks_of(monkeypatch, 3)
+    train(fake.small_config(run_dir, "total_env_steps=72"))
+    shutil.rmtree(run_dir / "checkpoints")
+    before = {name: (run_dir / name).read_bytes() for name in ("metrics.jsonl", "config.yaml", "summary.json")}
+    with pytest.raises(ConfigError, match="was finished, but has no checkpoint left"):
+        train(fake.small_config(run_dir), run_dir)
+    assert {name: (run_dir / name).read_bytes() for name in before} == before
+
+
+def test_the_best_learner_outlives_a_kill_and_a_full_disk(tmp_path, monkeypatch):
+    """Killed after it was saved, the run comes to the same iteration again, and then can't save it."""
+    run_dir, write = tmp_path / "run", checkpoint._write_tree
+    config = fake.small_config(run_dir, "checkpoint.interval_seconds=1000")
+    chunks_of(monkeypatch, 1)
+    crash(config, 10)
+    best = run_dir / "checkpoints/best"
+    manifest = checkpoint.read_manifest(best)
+    assert manifest["iteration"] == 7
+
+    def full(path, *args):
+        if "best" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args)
+
+    monkeypatch.setattr(checkpoint, "_write_tree", full)
+    with pytest.raises(Crash):
+        train(config, run_dir, crash_in=10)
+    assert checkpoint.read_manifest(best) == manifest
+    monkeypatch.setattr(checkpoint, "_write_tree", write)
+    with pytest.raises(Crash):
+        train(config, run_dir, crash_in=10)
+    assert checkpoint.read_manifest(best) == manifest and len(list(best.parent.glob("best-*"))) == 1
+
+
+def test_a_best_learner_that_was_not_saved_does_not_count(tmp_path, monkeypatch):
+    values, write = {56: 0.2, 104: 0.9, 152: 0.5, 160: 0.1}, checkpoint._write_tree
+
+    def evaluate(learner, key, env_steps, policy, *, episodes):
+        found = TRAINER.evaluate(learner, key, env_steps, policy, episodes=episodes)
+        return found | {"win": jnp.full_like(found["win"], values[env_steps])}
+
+    def full(path, *args):
+        if "best-13" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *args)
+
+    monkeypatch.setattr(checkpoint, "_write_tree", full)
+    loop.run(fake.small_config(tmp_path / "run"), None, lambda *sizes: TRAINER._replace(evaluate=evaluate))
+    manifest = checkpoint.read_manifest(tmp_path / "run/checkpoints/best")
+    assert (manifest["env_steps"], manifest["win_rate"]) == (152, 0.5)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_checkpoints_take_no_more_than_was_announced(tmp_path, monkeypatch, keep):
+    config = fake.small_config(tmp_path / "run", f"checkpoint.keep={keep}")
+    state = TRAINER.init(loop.member_seeds(config), loop.member_hypers(config))
+    folder, most, write = tmp_path / "checkpoints", [0], checkpoint.write_text
+    checkpoints = checkpoint.Checkpoints(folder, config)
+
+    def watched(path, text):
+        kept = sum(int(file.name[13:25]) - int(file.name[:12]) for file in (folder / "replay").glob("*"))
+        most[0] = max(most[0], kept)
+        write(path, text)
+
+    monkeypatch.setattr(checkpoint, "write_text", watched)
+    for iteration in range(4, 24, 4):  # as far apart as the replay is long
+        checkpoints.save(state, iteration, {})
+    learner, replay = (checkpoint.tree_bytes(tree) for tree in (state.learner, state.replay))
+    announced = checkpoint.disk_bytes(config, replay, state.learner)
+    assert announced == most[0] * replay // config.replay.capacity + (keep + 2) * learner
 
 
 def test_a_summary_that_a_kill_prevented_is_written_on_resume(tmp_path, whole, monkeypatch):

@@ -163,11 +163,31 @@ def test_a_finished_run_can_be_sent_later(tmp_path, server, monkeypatch, capsys)
     for url in ("http://127.0.0.1:9", server.url, server.url):
         monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_INIT_TIMEOUT", "20" if url == server.url else "1")
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert said.startswith("wandb: http" if url == server.url else "error: ")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        said = (done.returncode, done.stdout[:11], done.stderr[:7])
+        assert said == ((0, "wandb: http", "") if url == server.url else (1, "", "error: "))
     (run,) = server.runs
     history = [row for row in server.history(run) if "evaluation" not in row]
     assert [row["env_steps"] for row in history] == list(dict.fromkeys(row["env_steps"] for row in rows_of(run_dir)))
+
+
+def test_what_cannot_be_sent_is_one_line(tmp_path):
+    def said(*arguments):
+        command = [sys.executable, "-m", "meigm_jax.runs.wandb_sender", *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+        return done.stderr
+
+    run_dir = tmp_path / "run"
+    assert said().startswith("error: the following arguments are required: RUN_DIRECTORY")
+    assert said(run_dir).startswith(f"error: run: '{run_dir}' is not a run directory")
+    train(run_dir)
+    assert said(run_dir).startswith(f"error: run: wandb.mode is disabled in {run_dir}/config.yaml")
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace("mode: disabled", "mode: offline"))
+    (run_dir / "summary.json").unlink()
+    assert said(run_dir).startswith(f"error: run: {run_dir} is not complete")
+    assert not (run_dir / RECORD).exists()
 
 
 def test_offline_sittings_are_one_run_when_they_are_uploaded(tmp_path, server, one_by_one, capsys):
