@@ -9,10 +9,10 @@ SHELL := /bin/bash
 .PHONY: train test check setup clean
 
 VENV := .venv
-STAMP := $(VENV)/.installed
 EXTRAS := dev
+STAMP := $(VENV)/.installed-$(EXTRAS)
 TRAIN := $(VENV)/bin/python -m meigm_jax.train
-# Interpreters to try: the caller's, then those in PATH, then pyenv's, newest first.
+# Interpreters to try, of the versions that constraints.txt is for: the caller's, those in PATH, pyenv's, newest first.
 CANDIDATES = $(PYTHON) python3 python3.13 python3.12 $$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.*/bin/python3 2>/dev/null | sort -rV)
 
 train: $(STAMP)
@@ -32,10 +32,10 @@ setup: $(STAMP)
 # pip of several ages: the older ones read constraints for build tools from the first variable, the newer from the second.
 $(STAMP): pyproject.toml constraints.txt
 	@found=; for python in $(CANDIDATES); do \
-	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; then \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
 	    found="$$python"; break; fi; done; \
 	if [ -z "$$found" ]; then \
-	  echo "No Python >= 3.12 found (looked in PATH and pyenv): install python3.13 with its venv module, or set PYTHON=PATH." >&2; \
+	  echo "No Python 3.12 or 3.13 found (looked in PATH and pyenv): install python3.13 with its venv module, or set PYTHON=PATH." >&2; \
 	  exit 1; fi; \
 	echo "Setting up $(VENV) with $$found"; \
 	"$$found" -m venv --clear $(VENV)

@@ -3,11 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from meigm_jax.registry import ConfigError
+
 if TYPE_CHECKING:
+    from meigm_jax import envs as envs
     from meigm_jax.policy import Policy as Policy
     from meigm_jax.policy import load as load
 
+__all__ = ["ConfigError", "Policy", "__version__", "envs", "load"]
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """What there is, imported already or not."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

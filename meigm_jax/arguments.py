@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from meigm_jax.registry import ConfigError
+from meigm_jax.registry import ConfigError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong arguments are a ConfigError: one line."""
+    """Options may stand between other arguments, and are never cut short. Wrong ones are a ConfigError: one line."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None):
+        super().__init__(
+            prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """What the arguments (None: the process's own) say. Raises ConfigError, with names like an unknown option's."""
+        options, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            raise ConfigError(f"unknown option '{unknown[0]}'; {nearest(unknown[0].partition('=')[0], known)}")
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
@@ -20,12 +38,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """What `command` returns; 130 on Ctrl-C; 2, after one line, on a ConfigError and a path that no file can have."""
+    """What `command` returns; 130 on Ctrl-C, 141 where nobody reads what it prints (`... | head`).
+
+    2, after one line, on a ConfigError and a path that no file can have.
+    """
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 141
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

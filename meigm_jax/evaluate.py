@@ -30,7 +30,7 @@ Exit codes: 0 success; 2 wrong use."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate what the arguments ask for and return the exit code: 0, 2 for wrong use, 130 on Ctrl-C."""
-    return exit_code(lambda: _answer(_parser().parse_args(argv)))
+    return exit_code(lambda: _answer(_parser().read(argv)))
 
 
 def _answer(options: argparse.Namespace) -> int:
@@ -49,8 +49,6 @@ def _parser() -> Parser:
         prog="python -m meigm_jax.evaluate",
         description="Evaluate what a run has learnt; the run may still be training.",
         epilog=NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     parser.add_argument("--episodes", metavar="N", type=int, help="per seed (default: the run's final_episodes)")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meigm_jax.arguments import Parser, exit_code
-from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.registry import ConfigError
 from meigm_jax.runs import curves
 from meigm_jax.usage import choices
 
@@ -66,12 +66,7 @@ def _answer(options: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, checked as far as that needs no run. Raises ConfigError."""
-    parser = Parser(
-        "python -m meigm_jax.plot",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m meigm_jax.plot", DESCRIPTION)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="run directories, or folders")
     parser.add_argument("--metric", help="win_rate, return, alpha, loss_td, ... (default: win_rate, else return)")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png, .pdf or .svg")
@@ -93,10 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "range of seeds, or none (default: ci)",
     )
     parser.add_argument("--smooth", type=int, default=1, metavar="K", help="mean of each seed's last K points")
-    options, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        known = [name for name in parser._option_string_actions if name.startswith("--")]
-        raise ConfigError(f"unknown option '{unknown[0]}'; {nearest(unknown[0].partition('=')[0], known)}")
+    options = parser.read(arguments)
     if options.smooth < 1:
         raise ConfigError(f"--smooth: expected an integer of at least 1, got {options.smooth}")
     _check_out(options.out)

@@ -16,6 +16,7 @@ made = None
 if CACHE not in os.environ:  # before jax is imported; workers inherit it
     made = os.environ[CACHE] = tempfile.mkdtemp(prefix="meigm_jax_compiled_")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # what some tests measure is a CPU's
 # Compiled sooner, run slower: most programs here run for a moment. (The trainer names its own level: runs/trainer.py.)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 

@@ -146,12 +146,6 @@ def test_reporting_commands_write_what_they_say(world, monkeypatch, capsys):
         assert f"wrote {out}" in capsys.readouterr().out and out.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_what_a_run_has_learnt_acts_as_shown(world, monkeypatch, capsys):
-    monkeypatch.chdir(world)
-    exec(compile(LOADING, "README.md", "exec"), {})
-    assert float(capsys.readouterr().out.removeprefix("mean return ")) >= -12
-
-
 def test_two_algorithms_are_compared_as_shown(monkeypatch, capsys):
     monkeypatch.setattr(loop, "check", loop.check)
     monkeypatch.setattr(loop, "run", loop.run)

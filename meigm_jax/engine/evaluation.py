@@ -26,6 +26,7 @@ def evaluate(
     """Outcomes of `episodes` whole episodes, f32[episodes] each: return, episode_length and spec.outcomes.
 
     Rounds of `num_envs` environments, one episode each, run to the end, so short episodes are not over-represented.
+    Shards that don't divide these evenly play some more, and so other episodes than a whole member.
     """
     num_envs = shards.rounded_up(min(num_envs, episodes))
     rounds = -(-episodes // num_envs)

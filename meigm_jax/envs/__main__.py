@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +17,7 @@ its id, jaxmarl_MPE_simple_reference_v3. Exit codes: 0 success; 2 wrong use."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table that the arguments ask for and return the exit code: 0, 2 for wrong use, 130 on Ctrl-C."""
-    return exit_code(lambda: _answer(_parser().parse_args(argv).names))
+    return exit_code(lambda: _answer(_parser().read(argv).names))
 
 
 def _parser() -> Parser:
@@ -26,8 +25,6 @@ def _parser() -> Parser:
         prog="python -m meigm_jax.envs",
         description="List environments: their sizes, time limit and what a win is.",
         epilog=NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="environments, such as smax_3m (default: all)")
     return parser

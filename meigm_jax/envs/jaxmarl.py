@@ -73,17 +73,22 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
     Observations are flattened and padded with zeros, actions padded with unavailable ones, to the largest of any agent.
     The state is `world_state` where the environment has one, else all observations. The team's reward is the "sum" or
     the "mean" over agents. JaxMARL does not say why an episode is over: at the environment's own limit the limit counts
-    as the reason. With an earlier `time_limit` episodes are truncated there. Raises ConfigError where there is neither.
+    as the reason. A `time_limit` that is no later truncates them there. Raises ConfigError where there is neither, and
+    where an agent does not observe one array.
     """
     own = _own_limit(env)
     limits = [limit for limit in (own, time_limit) if limit is not None]
     if not limits:
         raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
     limit, cut = min(limits), min(limits) != own
-    cap = limit if cut else limit + 1  # some compare the step count with the limit before they increment it
+    cap = (
+        limit if limit == time_limit else limit + 1
+    )  # some compare the step count with the limit before they increment it
     actions = [int(cast(Discrete, env.action_space(agent)).n) for agent in env.agents]
     exists = jnp.arange(max(actions)) < jnp.asarray(actions)[:, None]  # bool[N, A]
     shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    if not isinstance(shapes, Mapping) or not all(hasattr(shapes.get(agent), "shape") for agent in env.agents):
+        raise ConfigError(f"env.id: {name} does not give each agent one array to observe")
     obs_dims = [int(np.prod(shapes[agent].shape)) for agent in env.agents]
     has_avail = type(env).get_avail_actions is not MultiAgentEnv.get_avail_actions
 
@@ -132,7 +137,8 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
 
 
 def _own_limit(env: MultiAgentEnv) -> int | None:
-    return next((limit for name in LIMITS if isinstance(limit := getattr(env, name, None), int)), None)
+    limit = next((limit for name in LIMITS if isinstance(limit := getattr(env, name, None), int)), None)
+    return limit and limit * getattr(env, "num_outer_steps", 1)  # games that are played so many times in an episode
 
 
 def _pad(x: Array, size: int) -> Array:

@@ -39,10 +39,12 @@ def gathered(tree: Any, axis: int = 0) -> Any:
     if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    as_bytes = [jax.lax.bitcast_convert_type(x, jnp.uint8).ravel() for x in leaves]
+    plain = [x.astype(jnp.uint8) if x.dtype == bool else x for x in leaves]
+    as_bytes = [jax.lax.bitcast_convert_type(x, jnp.uint8).ravel() for x in plain]
     parts = jax.lax.all_gather(jnp.concatenate(as_bytes), AXIS)  # each gather waits for all shards: one for all arrays
     ends = np.cumsum([x.size for x in as_bytes])
-    return structure.unflatten(map(partial(_joined, axis), leaves, jnp.split(parts, ends[:-1], axis=1)))
+    joined = map(partial(_joined, axis), plain, jnp.split(parts, ends[:-1], axis=1))
+    return structure.unflatten([x.astype(leaf.dtype) for x, leaf in zip(joined, leaves, strict=True)])
 
 
 def _joined(axis: int, own_slice: Array, parts: Array) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meigm_jax.arguments import Parser, exit_code
-from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.registry import ConfigError
 
 MARK = '<meta name="generator" content="meigm_jax report">'  # in the first lines of every page
 DESCRIPTION = """\
@@ -35,21 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, checked as far as that needs no run. Raises ConfigError."""
-    parser = Parser(
-        "python -m meigm_jax.report",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python -m meigm_jax.report", DESCRIPTION)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_OR_FOLDER", help="run directories, or folders")
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: report.html)"
     )
     parser.add_argument("--title", help="its heading (default: the folders)")
-    options, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        known = [name for name in parser._option_string_actions if name.startswith("--")]
-        raise ConfigError(f"unknown option '{unknown[0]}'; {nearest(unknown[0].partition('=')[0], known)}")
+    options = parser.read(arguments)
     _check_out(options.out)
     return options
 

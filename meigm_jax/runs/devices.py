@@ -42,18 +42,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shares(members: int, visible: int, cores: int) -> int:
-    """How many of the CPU's devices train so many members: as few as keep all cores busy, if so many divide them."""
+def shares(members: int, visible: int, wanted: int) -> int:
+    """How many of the visible devices train so many members: what divides them, at least `wanted` if possible."""
     fitting = [count for count in range(1, visible + 1) if members % count == 0]
-    return next((count for count in fitting if count >= cores), fitting[-1])
+    return next((count for count in fitting if count >= wanted), fitting[-1])
 
 
 def devices_of(config: Config) -> list[Device]:
     """The devices that share the members, at least one. Raises ConfigError unless they do so evenly."""
     visible = jax.devices()
-    count = len(visible) if config.devices is None else config.devices
-    if config.devices is None and visible[0].platform == "cpu" and jax.config.jax_num_cpu_devices > 0:
-        count = shares(num_members(config), len(visible), cores())
+    count = config.devices or shares(num_members(config), len(visible), cores() if _made_here() else len(visible))
     if count > len(visible):
         raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
     total = num_members(config)
@@ -66,6 +64,19 @@ def devices_of(config: Config) -> list[Device]:
             f"use a multiple of {count}, or devices={fitting}"
         )
     return visible[:count]
+
+
+def idle(config: Config) -> str | None:
+    """A line on the devices that have no work because they don't divide the members; None where all have."""
+    used, visible = len(devices_of(config)), jax.device_count()
+    if config.devices is not None or _made_here() or used == visible:
+        return None
+    return f"{used} of {visible} devices are used: more can't share {members_in_words(config)} evenly"
+
+
+def _made_here() -> bool:
+    """Whether the devices were made of the CPU, as many as a run can use; all others are there to be used."""
+    return jax.default_backend() == "cpu" and jax.config.jax_num_cpu_devices > 0
 
 
 def _check_split(config: Config, number: int) -> None:

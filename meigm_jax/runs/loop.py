@@ -36,7 +36,7 @@ from meigm_jax.engine.train_step import TrainState
 from meigm_jax.hyper import in_words, told
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
-from meigm_jax.runs.devices import devices_of, divide_cpu
+from meigm_jax.runs.devices import devices_of, divide_cpu, idle
 from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
@@ -84,6 +84,8 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         if resume is None:
             _begin_run_dir(config, run_dir)
         print(fits, flush=True)
+        if line := idle(config):
+            print(line, flush=True)
         if config.sweep:
             print(f"one program for {members_in_words(config)}", flush=True)
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:

@@ -53,10 +53,10 @@ def main() -> int:
 
     Raises ConfigError where there is no finished run that goes to wandb.
     """
-    parser = Parser(prog="python -m meigm_jax.runs.wandb_sender", description="Send wandb what it lacks of a run.")
+    parser = Parser("python -m meigm_jax.runs.wandb_sender", "Send wandb what it lacks of a run.")
     parser.add_argument("run", type=Path, metavar="RUN_DIRECTORY", help="a run that is complete")
     parser.add_argument("follow", nargs="?", choices=[FOLLOW], help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.read(None)
     run_dir = arguments.run
     if arguments.follow is None:
         if read_config(run_dir, "run").wandb.mode == "disabled":

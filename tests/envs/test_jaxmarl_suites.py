@@ -143,6 +143,17 @@ def test_an_episode_that_ends_by_itself_is_terminated_and_at_the_limit_truncated
     np.testing.assert_array_equal(terminated[:, 1], done[:, 1])
     np.testing.assert_array_equal(truncated[:, 1], ~done[:, 1])
     assert envs.make("jaxmarl_switch_riddle", time_limit=50).spec == env.spec  # later than its own: no difference
+    same = envs.make("jaxmarl_switch_riddle", time_limit=raw.max_steps)
+    assert same.spec.episode_limit == raw.max_steps == env.spec.episode_limit - 1
+
+
+def test_an_episode_of_several_games_ends_with_the_last() -> None:
+    steps = {"num_inner_steps": 3, "num_outer_steps": 2}
+    env, raw = envs.make("jaxmarl_coin_game", **steps), jaxmarl.make("coin_game", **steps)
+    (_, at, _, terminated, truncated, _), (_, obs, _, done, _) = compare(env, raw, 6)
+    np.testing.assert_array_equal(truncated, done)
+    assert done[:, 5].all() and not done[:, :5].any() and not terminated.any()
+    np.testing.assert_array_equal(at.obs, stacked(raw, obs))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,9 @@ def test_an_episode_that_ends_by_itself_is_terminated_and_at_the_limit_truncated
         ("jaxmarl_MPE_simple_spread_v3", {"num_agentss": 3}, "env.options.num_agentss'; did you mean num_agents"),
         ("jaxmarl_HeuristicEnemySMAX", {"num_ally": 3}, "env.options.num_ally'; did you mean num_allies"),
         ("jaxmarl_ant_4x2", {}, "env.id: JaxMARL cannot make ant_4x2 here"),
+        ("jaxmarl_storm", {}, "env.id: jaxmarl_storm does not give each agent one array to observe"),
+        ("jaxmarl_storm_2p", {}, "env.id: jaxmarl_storm_2p does not give each agent one array to observe"),
+        ("jaxmarl_storm_np", {}, "env.id: jaxmarl_storm_np does not give each agent one array to observe"),
         ("jaxmarl_switch_riddle", {"time_limit": 0}, "env.options.time_limit: expected an integer of at least 1"),
         ("jaxmarl_switch_riddle", {"team_reward": "max"}, "env.options.team_reward: expected one of sum, mean"),
     ],

@@ -35,7 +35,7 @@ def test_every_environment_has_its_line_in_aligned_columns(capsys: pytest.Captur
     [
         (["smax_3n"], "env.name: unknown environment 'smax_3n'; did you mean smax_3m"),
         (["smax_3m", "jaxmarl_nothing"], "env.id: JaxMARL has no environment 'nothing'"),
-        (["--all"], "unrecognized arguments: --all (see --help)"),
+        (["--all"], "unknown option '--all'; did you mean --help?"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(

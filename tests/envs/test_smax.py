@@ -167,36 +167,6 @@ def test_normalised_inputs_are_of_order_one(episodes: tuple[Env, Row, Row]) -> N
     assert steps.raw["state"].max() > 10  # the raw world state is not
 
 
-def signature(leaf: Any) -> tuple[Any, ...]:
-    """Of an array in a scan's carry: it must not change."""
-    return leaf.shape, leaf.dtype, leaf.weak_type
-
-
-@pytest.mark.parametrize(
-    "name", [f"smax_{name}" for name in (*envs.SMAX_MAPS, "protoss_5v5", "terran_10v11", "zerg_20v23")]
-)
-def test_every_map_has_the_shapes_of_its_spec(name: str) -> None:
-    env = envs.make(name)
-    spec = env.spec
-    env_state, start = jax.eval_shape(env.reset, jax.random.key(0))
-    action = jax.ShapeDtypeStruct((spec.num_agents,), jnp.int32)
-    env_state_after, after, reward, terminated, truncated, info = jax.eval_shape(
-        env.step, jax.random.key(0), env_state, action
-    )
-    shapes = {
-        "obs": ((spec.num_agents, spec.obs_dim), jnp.float32),
-        "state": ((spec.state_dim,), jnp.float32),
-        "avail": ((spec.num_agents, spec.num_actions), jnp.bool_),
-        "first": ((), jnp.bool_),
-        "last_action": ((spec.num_agents,), jnp.int32),
-    }
-    for time_step in (start, after, jax.eval_shape(env.normalise, after)):
-        assert {key: (leaf.shape, leaf.dtype) for key, leaf in time_step._asdict().items()} == shapes
-    assert jax.tree.map(signature, env_state) == jax.tree.map(signature, env_state_after)
-    assert (reward.dtype, terminated.dtype, truncated.dtype) == (jnp.float32, jnp.bool_, jnp.bool_)
-    assert set(info) == set(spec.outcomes)
-
-
 def test_8m_vs_9m_is_marines_only() -> None:
     env = envs.make("smax_8m_vs_9m")
     _, time_step = env.reset(jax.random.key(0))

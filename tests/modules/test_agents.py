@@ -56,20 +56,31 @@ def test_last_action_and_agent_are_told_apart(agent):
     assert jnp.abs(q - other).max() > 1e-3
 
 
-def test_a_convolution_sees_where_things_are():
-    """Moving what is seen by one cell moves the first layer's answer by one cell: the image's axes are the image's."""
-    make = AGENTS["cnn"].load()
-    agent = make(SPEC, hidden_dim=8, channels=4)
-    params = agent.init(jax.random.key(0))
-    kernel = params["params"]["conv_0"]["kernel"]
-    assert kernel.shape == (3, 3, SHAPE[2], 4)
-    assert float(jnp.abs(kernel).max()) <= 1 / np.sqrt(9 * SHAPE[2])
+def convolved(image, layer):
+    """ReLU of a 3 x 3 convolution of [height, width, channels], zeros around it, cell by cell."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    out = np.zeros((*image.shape[:2], layer["kernel"].shape[-1]))
+    for y, x in np.ndindex(*image.shape[:2]):
+        out[y, x] = np.einsum("abc,abck->k", padded[y : y + 3, x : x + 3], layer["kernel"]) + layer["bias"]
+    return np.maximum(out, 0.0)
+
+
+def test_a_cnn_is_two_convolutions_of_the_image_and_two_layers():
+    agent = AGENTS["cnn"].load()(SPEC, hidden_dim=8, channels=4)
     at = jax.tree.map(lambda x: x[:1, :1], steps())
-    image = np.zeros(SHAPE, np.float32)
-    image[1, 2, 3] = 1.0
-    here = at._replace(obs=jnp.broadcast_to(image.ravel(), at.obs.shape))
-    flipped = at._replace(obs=jnp.broadcast_to(image.transpose(1, 0, 2).ravel(), at.obs.shape))
-    assert jnp.abs(agent.unroll(params, here)[0] - agent.unroll(params, flipped)[0]).max() > 1e-6
+    tree = agent.init(jax.random.key(0))
+    layers = jax.tree.map(np.asarray, tree["params"])
+    assert layers["conv_0"]["kernel"].shape == (3, 3, SHAPE[2], 4)
+    assert np.abs(layers["conv_0"]["kernel"]).max() <= 1 / np.sqrt(9 * SHAPE[2])
+    for number, obs in enumerate(np.asarray(at.obs[0, 0])):
+        seen = convolved(convolved(obs.reshape(SHAPE), layers["conv_0"]), layers["conv_1"])
+        told = np.concatenate([seen.ravel(), np.eye(ACTIONS + 1)[at.last_action[0, 0, number]][:ACTIONS],
+                               np.eye(AGENT_COUNT)[number]])  # fmt: skip
+        features = np.maximum(told @ layers["encode"]["kernel"] + layers["encode"]["bias"], 0.0)
+        q = features @ layers["head"]["kernel"] + layers["head"]["bias"]
+        found_q, found = agent.unroll(tree, at)
+        np.testing.assert_allclose(found[0, 0, number], features, atol=1e-5)
+        np.testing.assert_allclose(found_q[0, 0, number], q, atol=1e-5)
 
 
 def test_a_cnn_needs_images():

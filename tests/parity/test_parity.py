@@ -38,6 +38,12 @@ CASES = {"qplex_loss": learners.qmix_loss, "me_qplex_loss_composed": learners.me
 }
 
 
+def test_every_committed_file_has_its_case():
+    committed = Path(__file__).parents[1] / "golden"
+    names = {path.stem.split("__")[0] for path in committed.glob("*.npz")}
+    assert {name for name in names if not name.endswith("_dead")} == CASES.keys()
+
+
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_golden_file(path):
     case, *variants = path.stem.split("__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from meigm_jax.config import Config
 from meigm_jax.ops import shards
-from meigm_jax.runs import loop, machine
+from meigm_jax.runs import devices, loop, machine
 from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import main, parse, plan
@@ -193,6 +194,18 @@ def test_devices_that_split_a_member_hold_the_same_of_it():
     assert found["return"].shape == (2, 5)
 
 
+def test_shards_exchange_arrays_of_any_type():
+    mesh = Mesh(np.array(jax.devices()), (shards.AXIS,))
+    numbers = jnp.arange(32).reshape(16, 2)
+    kinds = (jnp.bool_, jnp.uint8, jnp.int8, jnp.int16, jnp.bfloat16, jnp.float32)
+    tree = [(numbers % 3).astype(kind) for kind in kinds]
+    rows, everything = PartitionSpec(shards.AXIS), PartitionSpec()
+    gather = jax.shard_map(shards.gathered, mesh=mesh, in_specs=rows, out_specs=everything, check_vma=False)
+    for found, wanted in zip(gather(tree), tree, strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_the_run_directory_tells_the_number_of_devices(runs):
     text = (runs[1] / "config.yaml").read_text()
     assert "devices: 1\n" in text  # of the last command
@@ -208,12 +221,22 @@ def test_devices_of_the_cpu_share_its_memory(monkeypatch):
         machine.check_replay_fits(config, 2**20 + 4)
 
 
+@pytest.mark.parametrize(("seeds", "used"), [(1, 1), (3, 3), (8, 8), (12, 6), (24, 8)])
+def test_as_many_devices_as_divide_the_seeds_are_used_unless_told(seeds, used):
+    config = replace(config_of(Path("unused"), LENGTH, 1, f"seeds={seeds}"), devices=None)
+    assert devices.devices_of(config) == jax.devices()[:used]
+    line = f"{used} of 8 devices are used: more can't share {seeds} seed{'s' * (seeds > 1)} evenly"
+    assert devices.idle(config) == (None if used == 8 else line)
+    assert devices.idle(replace(config, devices=1)) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("seeds=3", "seeds: 3 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=3"),
-        ("seeds=12", "seeds: 12 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=6"),
-        ("seeds=1", "seeds: 1 seed can't be shared evenly by 8 devices; use a multiple of 8, or devices=1"),
+        (
+            "seeds=12 devices=8",
+            "seeds: 12 seeds can't be shared evenly by 8 devices; use a multiple of 8, or devices=6",
+        ),
         ("seeds=8 devices=5", "seeds: 8 seeds can't be shared evenly by 5 devices; use a multiple of 5, or devices=4"),
         (
             "seeds=2 devices=8 train.num_envs=2",

@@ -122,7 +122,8 @@ def test_one_run_for_all_seeds_goes_on_after_a_kill(tmp_path, server, capsys):
         for line in killed.stdout:
             if line == "chunk 12\n":
                 killed.kill()
-    while helpers(tmp_path):  # what was measured by then is still sent
+    deadline = time.monotonic() + 60
+    while helpers(tmp_path) and time.monotonic() < deadline:  # what was measured by then is still sent
         time.sleep(0.1)
     (run,) = server.runs
     before = [row["env_steps"] for row in server.history(run)]
