@@ -32,7 +32,7 @@ WRONG = [  # arguments -> what the one line must say
     ("{run} --episodes many", "argument --episodes: invalid int value: 'many'"),
     ("{run} --seed 9", "seed: '{run}' has the seeds 3 to 4, got 9"),
     ("{run} --evaluation-seed -1", "evaluation-seed: expected an integer from 0 to 2^31 - 1, got -1"),
-    ("{run} --episode 3", "unrecognized arguments: --episode 3"),
+    ("{run} --episode 3", "unknown option '--episode'; did you mean --episodes, "),
     ("{run} --gif a.png", "gif: expected a file name that ends in .gif, got 'a.png'"),
     ("{run} --gif nowhere/a.gif", "gif: there is no folder 'nowhere'"),
     ("{run} --gif a.gif", "gif: matrix_game has no drawing"),
