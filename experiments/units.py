@@ -69,7 +69,7 @@ CPU = {
     "_5v5": Budget(1e6, 4, 256),  # of the races
     "10v10": Budget(4e5, 3, 256),
     "10v11": Budget(4e5, 3, 256),
-    "20v20": Budget(1e5, 3, 256),
+    "20v20": Budget(4e5, 3, 256),
     "20v23": Budget(1e5, 3, 256),
 }
 
