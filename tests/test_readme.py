@@ -205,3 +205,11 @@ def test_hydra_hands_its_jobs_to_the_trainer():
     )
     found = [json.loads(path.read_text()) for path in sorted(Path("out").glob("*/run/summary.json"))]
     assert [(each["algo"], each["seeds"][0]["seed"]) for each in found] == [("qmix", 3), ("vdn", 3)]
+
+
+def test_every_interval_is_on_a_page_of_results():
+    pages = [path.read_text() for path in (ROOT / "experiments/results").rglob("README.md")]
+    intervals = re.findall(r"-?\d+\.\d+ \[-?[\d.]+, -?[\d.]+\]", " ".join(README.split()))
+    assert intervals
+    for interval in intervals:
+        assert any(interval in page for page in pages), interval
