@@ -68,7 +68,7 @@ def devices_of(config: Config) -> list[Device]:
 
 def idle(config: Config) -> str | None:
     """A line on the devices that have no work because they don't divide the members; None where all have."""
-    used, visible = len(devices_of(config)), jax.device_count()
+    used, visible = len(devices_of(config)), len(jax.devices())
     if config.devices is not None or _made_here() or used == visible:
         return None
     return f"{used} of {visible} devices are used: more can't share {members_in_words(config)} evenly"
@@ -76,7 +76,7 @@ def idle(config: Config) -> str | None:
 
 def _made_here() -> bool:
     """Whether the devices were made of the CPU, as many as a run can use; all others are there to be used."""
-    return jax.default_backend() == "cpu" and jax.config.jax_num_cpu_devices > 0
+    return jax.devices()[0].platform == "cpu" and jax.config.jax_num_cpu_devices > 0
 
 
 def _check_split(config: Config, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,9 +220,11 @@ def test_another_sweep_is_refused_on_resume(tmp_path, capsys, change, message):
 def test_members_that_devices_do_not_divide_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(devices.jax, "devices", lambda: [SimpleNamespace(platform="gpu")] * 8)
     config = fake.small_config(tmp_path, SOFT, *GRID)
-    message = r"12 members \(6 points of the sweep x 2 seeds\) can't be shared evenly by 8 devices; .* devices=6"
-    with pytest.raises(ConfigError, match=message):
-        devices.devices_of(config)
+    several = r"12 members \(6 points of the sweep x 2 seeds\)"
+    with pytest.raises(ConfigError, match=rf"{several} can't be shared evenly by 8 devices; .* devices=6"):
+        devices.devices_of(fake.small_config(tmp_path, SOFT, *GRID, "devices=8"))
+    assert len(devices.devices_of(config)) == 6
+    assert re.match(rf"6 of 8 devices are used: more can't share {several} evenly", devices.idle(config))
     assert len(devices.devices_of(fake.small_config(tmp_path, SOFT, *GRID, "devices=4"))) == 4
     assert [member.seed for member in members(config)] == [0, 1] * 6
 
