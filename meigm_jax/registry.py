@@ -24,10 +24,6 @@ class OneOf(tuple[str, ...]):
         return super().__new__(cls, values)
 
 
-class Share(float):
-    """The default of an option from 0 to 1."""
-
-
 class Checked(NamedTuple):
     """An option with its own check: `target` is "module:function", taking (value, path) and returning the value."""
 
@@ -117,15 +113,20 @@ def option(default: Any, value: Any, path: str) -> Any:
         return resolve(default.target)(value, path)
     if default is None and value is None:
         return None
-    kind = int if default is None else float if isinstance(default, float) else type(default)
-    value = scalar(kind, value, path)
-    if kind is int and value < 1:
+    value = scalar(int if default is None else type(default), value, path)
+    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
         raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
-    if isinstance(default, Share) and not 0 <= value <= 1:
-        raise ConfigError(f"{path}: expected a number from 0 to 1, got {value}")
-    if kind is float and value < 0:
+    if isinstance(value, float) and value < 0:
         raise ConfigError(f"{path}: expected a number of at least 0, got {value}")
-    return float(value) if kind is float else value
+    return value
+
+
+def share(value: Any, path: str) -> float:
+    """`value` if it is from 0 to 1: the check of a `Checked`."""
+    value = scalar(float, value, path)
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{path}: expected a number from 0 to 1, got {value}")
+    return value
 
 
 def scalar(kind: type, value: Any, path: str) -> Any:

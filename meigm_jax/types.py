@@ -28,7 +28,7 @@ class EnvSpec(NamedTuple):
     obs_dim: int  # O
     state_dim: int  # G
     episode_limit: int  # the longest possible episode, in steps
-    min_episode_length: int  # about the shortest episodes, in steps: sizes the reset pool; of more, start states repeat
+    min_episode_length: int  # about the shortest, in steps: sizes the pool of start states, which more episodes repeat
     outcomes: tuple[str, ...]  # keys of `info`: f32[] outcomes of the episode, read where it ends ("win", ...)
     obs_shape: tuple[int, ...] = ()  # an observation's own shape, product O: (height, width, channels); (): flat
     unit_dim: int = 0  # the state begins with so many numbers of each agent, one agent after the other; 0: it does not

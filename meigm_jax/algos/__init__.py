@@ -3,7 +3,7 @@
 After its maker, a rule names the parts of `algo` that it is made of, besides the agent; then its options.
 """
 
-from meigm_jax.registry import OneOf, Rule, Share
+from meigm_jax.registry import Checked, OneOf, Rule
 
 RULES = {
     "value_decomposition": Rule(
@@ -24,7 +24,7 @@ RULES = {
         "meigm_jax.algos.weighted_qmix:make",
         ("mixer",),
         weighting=OneOf("central", "optimistic"),
-        low_weight=Share(0.1),
+        low_weight=Checked(0.1, "meigm_jax.registry:share"),
         central_dim=256,
     ),
     "qtran": Rule(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meigm_jax.envs.ids import check_id
-from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, Share, nearest
+from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, nearest
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -64,7 +64,12 @@ SUITES = {
         compact=True,
     ),
     ("mpe_simple_spread",): Suite(
-        "meigm_jax.envs.mpe:make", one_later, num_agents=3, num_landmarks=3, local_ratio=Share(0.5), max_steps=25
+        "meigm_jax.envs.mpe:make",
+        one_later,
+        num_agents=3,
+        num_landmarks=3,
+        local_ratio=Checked(0.5, "meigm_jax.registry:share"),
+        max_steps=25,
     ),
     ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
     ("matrix_game",): Suite(

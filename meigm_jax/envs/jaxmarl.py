@@ -76,19 +76,10 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
     as the reason. A `time_limit` that is no later truncates them there. Raises ConfigError where there is neither, and
     where an agent does not observe one array.
     """
-    own = _own_limit(env)
-    limits = [limit for limit in (own, time_limit) if limit is not None]
-    if not limits:
-        raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
-    limit, cut = min(limits), min(limits) != own
-    cap = (
-        limit if limit == time_limit else limit + 1
-    )  # some compare the step count with the limit before they increment it
+    limit, cap, cut = _limits(name, env, time_limit)
     actions = [int(cast(Discrete, env.action_space(agent)).n) for agent in env.agents]
     exists = jnp.arange(max(actions)) < jnp.asarray(actions)[:, None]  # bool[N, A]
-    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
-    if not isinstance(shapes, Mapping) or not all(hasattr(shapes.get(agent), "shape") for agent in env.agents):
-        raise ConfigError(f"env.id: {name} does not give each agent one array to observe")
+    shapes = _observed(name, env)
     obs_dims = [int(np.prod(shapes[agent].shape)) for agent in env.agents]
     has_avail = type(env).get_avail_actions is not MultiAgentEnv.get_avail_actions
 
@@ -134,6 +125,25 @@ def adapt(name: str, env: MultiAgentEnv, time_limit: int | None = None, team_rew
         outcomes=(),
     )
     return Env(spec, reset, step, normalise=lambda at: at)
+
+
+def _limits(name: str, env: MultiAgentEnv, time_limit: int | None) -> tuple[int, int, bool]:
+    """The limit that holds, the longest possible episode, and whether it is cut before the environment's own limit."""
+    own = _own_limit(env)
+    limits = [limit for limit in (own, time_limit) if limit is not None]
+    if not limits:
+        raise ConfigError(f"env.options.time_limit: {name} has no time limit of its own, give one")
+    limit = min(limits)
+    cap = limit if limit == time_limit else limit + 1  # some compare the count with the limit before they increment it
+    return limit, cap, limit != own
+
+
+def _observed(name: str, env: MultiAgentEnv) -> Mapping[str, Any]:
+    """Shapes of what `reset` shows, by agent."""
+    shapes = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    if not isinstance(shapes, Mapping) or not all(hasattr(shapes.get(agent), "shape") for agent in env.agents):
+        raise ConfigError(f"env.id: {name} does not give each agent one array to observe")
+    return shapes
 
 
 def _own_limit(env: MultiAgentEnv) -> int | None:
