@@ -1,7 +1,8 @@
 """A search for hyper-parameters of ME-QMIX and QMIX on SMAX, as many trials for both. See study.py for the options.
 
 On the first map one thing is changed at a time, then what helped is combined; on the second map what mattered on the
-first is tried again. Each trial has two seeds and 400k env steps.
+first is tried again; on the third, of larger teams, how much exploration is left. Trials have 400k env steps, and two
+seeds (three on the third).
 """
 
 from pathlib import Path
@@ -10,8 +11,8 @@ from matplotlib.figure import Figure
 from study import Final, Study, main
 from units import Budget, Unit
 
-FIRST, SECOND = "smax_protoss_5v5", "smax_5v5"
-TRIAL = Budget(4e5, 2, 128)
+FIRST, SECOND, THIRD = "smax_protoss_5v5", "smax_5v5", "smax_zerg_10v10"
+TRIAL = {FIRST: Budget(4e5, 2, 128), SECOND: Budget(4e5, 2, 128), THIRD: Budget(4e5, 3, 256)}
 BASE = ("train.updates_per_chunk=8", "train.batch_size=16", "hyper.target_entropy=0.24")
 UPDATES, LAMBDA = "train.updates_per_chunk=16", "hyper.td_lambda=0.8"
 ENTROPY, DECAY = "hyper.target_entropy=0.48", "hyper.epsilon_decay_steps=200_000"
@@ -51,24 +52,34 @@ COMBINED = {  # as many sequences are learnt from, in more steps
 }
 OWN_COMBINED = {
     "me_qmix": {
+        "updates_32_batch_4_entropy_0.12": (*SMALL, "hyper.target_entropy=0.12"),
         "updates_32_batch_4_entropy_0.48": (*SMALL, ENTROPY),
         "updates_32_batch_4_entropy_0.48_lambda_0.8": (*SMALL, ENTROPY, LAMBDA),
     },
     "qmix": {
+        "updates_32_batch_4_end_0.01": (*SMALL, "hyper.epsilon_end=0.01"),
         "updates_32_batch_4_decay_200k": (*SMALL, DECAY),
         "updates_32_batch_4_decay_200k_lambda_0.8": (*SMALL, DECAY, LAMBDA),
     },
 }
+COMMON = ("gru", "mlp", "updates_16", "updates_32_batch_4", "updates_32_batch_4_lambda_0.8")
+SMALL_ONES = ("updates_32_batch_4", "updates_32_batch_4_lambda_0.8")
 AGAIN = {
-    "me_qmix": "gru mlp updates_16 updates_32_batch_4 updates_32_batch_4_lambda_0.8 updates_32_batch_4_entropy_0.48",
-    "qmix": "gru mlp updates_16 updates_32_batch_4 updates_32_batch_4_lambda_0.8 updates_32_batch_4_decay_200k",
+    SECOND: {
+        "me_qmix": (*COMMON, "updates_32_batch_4_entropy_0.48"),
+        "qmix": (*COMMON, "updates_32_batch_4_decay_200k"),
+    },
+    THIRD: {
+        "me_qmix": (*SMALL_ONES, "updates_32_batch_4_entropy_0.12", "updates_32_batch_4_entropy_0.48"),
+        "qmix": (*SMALL_ONES, "updates_32_batch_4_end_0.01", "updates_32_batch_4_decay_200k"),
+    },
 }
 
 
 def trials(env: str, algo: str) -> list[Unit]:
     tried = {**SINGLE, **OWN[algo], **COMBINED, **OWN_COMBINED[algo]}
-    names = tried if env == FIRST else AGAIN[algo].split()
-    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *BASE, *tried[name]), TRIAL) for name in names]
+    names = AGAIN[env][algo] if env in AGAIN else tuple(tried)
+    return [Unit(env, f"{algo}_{name}", (f"algo={algo}", *BASE, *tried[name]), TRIAL[env]) for name in names]
 
 
 def dots(path: Path, env: str, finals: list[Final]) -> None:
@@ -84,7 +95,8 @@ def dots(path: Path, env: str, finals: list[Final]) -> None:
     ):
         for name, scores in lines.items():
             height = [rows.index(name) + shift] * len(scores)
-            axes.plot(scores, height, marker, color=colour, label=algo if name == "gru" else None, alpha=0.5)
+            label = algo if name == next(iter(lines)) else None
+            axes.plot(scores, height, marker, color=colour, label=label, alpha=0.5)
             axes.plot(scores.mean(), height[0], "|", color=colour, markersize=12, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(alpha=0.3)
@@ -103,7 +115,7 @@ STUDY = Study(
     "smax_protoss_5v5, 0.8 was worse for ME-QMIX in two of three comparisons and better for QMIX in three, on\n"
     "smax_5v5 much the same for both. What 400k env steps don't tell: with the small batches smax_5v5 ends no higher\n"
     "after 2M (3 seeds: ME-QMIX 0.68, QMIX 0.67; with 8 steps of 16 sequences 0.70 and 0.73, intervals overlap).",
-    units=tuple(unit for env in (FIRST, SECOND) for algo in OWN for unit in trials(env, algo)),
+    units=tuple(unit for env in TRIAL for algo in OWN for unit in trials(env, algo)),
     apart=True,
     picture=dots,
 )

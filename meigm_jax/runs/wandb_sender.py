@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -32,6 +32,7 @@ from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Member, members
 from meigm_jax.hyper import told
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Row, metric_keys
 from meigm_jax.runs.saved import read_config
 from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
@@ -99,7 +100,8 @@ def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], 
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     targets: list[Target] = []
     complete = False
-    with Record(run_dir, config["wandb"]) as record, open(run_dir / "metrics.jsonl", "rb") as metrics:
+    with locked(run_dir), open(run_dir / "metrics.jsonl", "rb") as metrics:
+        record = Record(run_dir, config["wandb"])
         try:
             together = config["wandb"]["runs"] == "together"
             for number, member in enumerate([None] if together else members(read_config(run_dir, "wandb"))):
@@ -127,29 +129,32 @@ def send_run(run_dir: Path, inputs: Iterable[str], tell: Callable[[str], None], 
         tell(f"wandb: upload with `wandb sync {shlex.quote(str(run_dir))}/wandb/offline-run-*`")
 
 
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Waits for the sender of an earlier sitting, which may not have finished."""
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Record:
     """What wandb.json remembers of each place and way that the run is sent to: the id that it has there, and how far
-    the folders go that were finished offline. Locked: the sender of an earlier sitting may not have finished."""
+    the folders go that were finished offline."""
 
     def __init__(self, run_dir: Path, settings: dict[str, Any]):
         self._place = "/".join((settings["mode"], settings["entity"] or "", settings["project"], settings["runs"]))
         self._folder = run_dir / "wandb"
-        self._file = open(run_dir / RECORD, "a+")  # noqa: SIM115
-
-    def __enter__(self) -> Self:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.seek(0)
-        self._all = json.loads(self._file.read() or "{}")
+        self._path = run_dir / RECORD
+        self._all = json.loads(self._path.read_text()) if self._path.exists() else {}
         mine = self._all.get(self._place) or {"id": secrets.token_hex(4), "sent": -1, "folders": []}
         self.id, self.sent = mine["id"], mine["sent"]
         for path in self._folders():  # of a sitting that was killed: nobody knows how much of it can be read
             if path.name not in mine["folders"]:
                 path.rename(path.with_name(path.name.replace("offline", "unfinished", 1)))
         self._write(mine)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
 
     def save(self) -> None:
         """What was sent is in folders that are whole now."""
@@ -159,9 +164,7 @@ class Record:
         return [*self._folder.glob(f"offline-run-*-{self.id}"), *self._folder.glob(f"offline-run-*-{self.id}-seed*")]
 
     def _write(self, mine: dict[str, Any]) -> None:
-        self._file.truncate(0)
-        self._file.write(json.dumps(self._all | {self._place: mine}, indent=2) + "\n")
-        self._file.flush()
+        write_text(self._path, json.dumps(self._all | {self._place: mine}, indent=2) + "\n")
 
 
 def points(lines: bytes) -> Iterator[list[Row]]:

@@ -1,10 +1,12 @@
 """wandb from outside: what arrives at a server, and that nothing it does can harm a run. Most trainers are fake."""
 
+import errno
 import json
 import os
 import pty
 import subprocess
 import sys
+import threading
 import time
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from meigm_jax.runs import loop, wandb_sink
 from meigm_jax.runs.progress import ChunkSize
-from meigm_jax.runs.wandb_sender import RECORD, evaluation_table, point
+from meigm_jax.runs.wandb_sender import RECORD, Record, evaluation_table, locked, point
 from tests.runs import fake
 from tests.runs.wandb_server import Server
 
@@ -170,6 +172,33 @@ def test_a_finished_run_can_be_sent_later(tmp_path, server, monkeypatch, capsys)
     (run,) = server.runs
     history = [row for row in server.history(run) if "evaluation" not in row]
     assert [row["env_steps"] for row in history] == list(dict.fromkeys(row["env_steps"] for row in rows_of(run_dir)))
+
+
+def test_a_full_disk_leaves_the_ids(tmp_path, monkeypatch):
+    settings = {"mode": "offline", "entity": None, "project": "p", "runs": "together"}
+    record = Record(tmp_path, settings)
+    record.sent = 7
+    record.save()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+        disk.setattr(os, "fsync", full)
+        record.sent = 9
+        record.save()
+    again = Record(tmp_path, settings)
+    assert (again.id, again.sent) == (record.id, 7)
+
+
+def test_one_sender_at_a_time(tmp_path):
+    with locked(tmp_path):
+        later = threading.Thread(target=lambda: locked(tmp_path).__enter__(), daemon=True)
+        later.start()
+        later.join(0.5)
+        assert later.is_alive()
+    later.join(30)
+    assert not later.is_alive()
 
 
 def test_what_cannot_be_sent_is_one_line(tmp_path):
