@@ -63,15 +63,14 @@ OWN_COMBINED = {
     },
 }
 COMMON = ("gru", "mlp", "updates_16", "updates_32_batch_4", "updates_32_batch_4_lambda_0.8")
-SMALL_ONES = ("updates_32_batch_4", "updates_32_batch_4_lambda_0.8")
 AGAIN = {
     SECOND: {
         "me_qmix": (*COMMON, "updates_32_batch_4_entropy_0.48"),
         "qmix": (*COMMON, "updates_32_batch_4_decay_200k"),
     },
     THIRD: {
-        "me_qmix": (*SMALL_ONES, "updates_32_batch_4_entropy_0.12", "updates_32_batch_4_entropy_0.48"),
-        "qmix": (*SMALL_ONES, "updates_32_batch_4_end_0.01", "updates_32_batch_4_decay_200k"),
+        "me_qmix": ("updates_32_batch_4", "updates_32_batch_4_entropy_0.12", "updates_32_batch_4_entropy_0.48"),
+        "qmix": ("updates_32_batch_4", "updates_32_batch_4_end_0.01", "updates_32_batch_4_decay_200k"),
     },
 }
 

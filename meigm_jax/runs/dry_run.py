@@ -38,7 +38,7 @@ class Planned(NamedTuple):
     state: TrainState  # shapes only, [S, ...]
 
 
-class Estimate(NamedTuple):
+class Cost(NamedTuple):
     """What a run takes."""
 
     seconds: float
@@ -79,10 +79,10 @@ def report(jobs: Sequence[Job]) -> None:
         raise problems[0]
 
 
-def estimate(config: Config, rates: Rates) -> Estimate:
+def estimate(config: Config, rates: Rates) -> Cost:
     """What a run from its start takes, by counting its operations."""
     planned = _planned(config)
-    return Estimate(_run_seconds(planned, rates, 0), planned.trainer.replay_bytes)
+    return Cost(_run_seconds(planned, rates, 0), planned.trainer.replay_bytes)
 
 
 def _changed(new: Any, old: Any) -> Any:
