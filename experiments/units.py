@@ -19,6 +19,7 @@ import yaml
 
 from meigm_jax import train
 from meigm_jax.runs import curves
+from meigm_jax.runs.saved import read_config
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs" / "units"
@@ -93,6 +94,8 @@ def run(unit: Unit, name: str, asked: Budget, folder: Path, shows: tuple[str, ..
         return
     run_dir = RUNS / name / unit.env / unit.name
     if (run_dir / "config.yaml").exists():
+        if (seeds := read_config(run_dir, "resume").seeds) < asked.seeds and unit.name != "random":
+            raise SystemExit(f"{run_dir} has {seeds} of {asked.seeds} seeds; delete it to train them all")
         arguments = [f"resume={run_dir}", f"total_env_steps={asked.steps:.0f}"]
     else:
         arguments = [*arguments_of(unit, asked), f"run_dir={run_dir}"]

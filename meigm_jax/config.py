@@ -68,7 +68,7 @@ class TrainConfig:
     target_update_interval: int
     warmup_sequences: int
     in_turn: bool | None = None
-    precision: Literal["float32", "bfloat16"] | None = None  # runs of earlier versions have no such key
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ReplayConfig:
     capacity: int
     dtype: Literal["float16", "bfloat16", "float32"]
     return_weight: float
-    observations: Literal["stored", "recomputed"] | None = "stored"  # of runs of earlier versions
+    observations: Literal["stored", "recomputed"] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class WandbConfig:
     project: str
     entity: str | None
     group: str | None
-    runs: Literal["together", "per_seed"] = "together"  # runs of earlier versions have no such key
+    runs: Literal["together", "per_seed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +126,13 @@ class Config:
     seed: int
     seeds: int
     total_env_steps: int
-    devices: int | None = None  # runs of earlier versions have no such key
+    devices: int | None
     run_dir: str | None
     name: str | None
     env: EnvConfig
     algo: AlgoConfig
     hyper: Mapping[str, float]
-    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # earlier runs have no such key
+    sweep: Mapping[str, tuple[float, ...]]
     train: TrainConfig
     replay: ReplayConfig
     evaluation: EvaluationConfig
@@ -444,8 +444,9 @@ def validate(config: Config) -> None:
             if not test(value):
                 raise ConfigError(f"sweep.{name}: expected {wanted}, got {value}")
     _validate_together(config)
+    reads = TEMPERATURES[config.algo.temperature.name].reads if config.algo.temperature else ()
     for point in grid(config):
-        _validate_temperature({**config.hyper, **point}, f"sweep: with {told(point)}, " if point else "")
+        _validate_temperature({**config.hyper, **point}, reads, f"sweep: with {told(point)}, " if point else "")
 
 
 def _validate_together(config: Config) -> None:
@@ -481,12 +482,12 @@ def _validate_together(config: Config) -> None:
         raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")
 
 
-def _validate_temperature(hyper: Mapping[str, float], where: str) -> None:
+def _validate_temperature(hyper: Mapping[str, float], reads: tuple[str, ...], where: str) -> None:
     low, high = hyper["alpha_min"], hyper["alpha_max"]
     if low > high:
         raise ConfigError(f"{where}hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")
     for key in ("alpha_start", "alpha_end"):
-        if not low <= hyper[key] <= high:
+        if key in reads and not low <= hyper[key] <= high:
             raise ConfigError(
                 f"{where}hyper.{key}: expected a number from hyper.alpha_min ({low}) to hyper.alpha_max ({high}), "
                 f"got {hyper[key]}"

@@ -163,9 +163,10 @@ def _write(folder: Path, jobs: Sequence[Job]) -> None:
     try:
         write_text(folder / PLAN, HEADER + yaml.safe_dump({"jobs": plan}, sort_keys=False))
     except OSError as error:
-        with contextlib.suppress(OSError):  # without its plan it is no sweep
-            (folder / LOCK).unlink()
-            folder.rmdir()
+        if not (folder / PLAN).exists():  # without its plan it is no sweep
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
         raise ConfigError(f"run_dir: cannot write {folder / PLAN}: {error.strerror}") from error
 
 

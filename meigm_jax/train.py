@@ -178,8 +178,8 @@ def _hydra() -> Iterator[None]:
 
 
 def _with_values(tree: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with dotted keys set. Unknown keys are set too: `build` names them."""
-    for key, value in values.items():
+    """`tree` with dotted keys set, a part's name before its options. Unknown keys are set too: `build` names them."""
+    for key, value in sorted(values.items(), key=lambda item: item[0].count(".")):
         *parents, last = key.split(".")
         node = tree
         for depth, parent in enumerate(parents):

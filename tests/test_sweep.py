@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -272,6 +273,19 @@ def test_an_empty_folder_in_place_of_a_run_is_trained_again(finished, trained):
     Path("out/matrix_game/vdn").mkdir()
     assert main(["resume=out"]) == 0
     assert rows_of("out/matrix_game/vdn") == rows_of("elsewhere")
+
+
+def test_a_full_disk_on_resume_forgets_nothing(finished, trained, capsys, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    subprocess.run(["cp", "-r", finished / "out", "out"], check=True)
+    before = {path.name: path.read_text() for path in Path("out").glob("sweep.*")}
+    monkeypatch.setattr(sweep, "write_text", full)
+    assert main(["resume=out"]) == 2
+    assert capsys.readouterr().err == "error: run_dir: cannot write out/sweep.yaml: No space left on device\n"
+    assert {path.name: path.read_text() for path in Path("out").glob("sweep.*")} == before and len(before) == 2
+    assert trained == []
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from meigm_jax.types import Array, Learner
 
 PIECE_BYTES = 64 * 2**20  # of replay that pass through host memory at a time
 MANIFEST = "manifest.json"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 Warn = Callable[[str], None]
 
 
@@ -52,6 +53,14 @@ class Segment(NamedTuple):
 
 class Corrupt(Exception):
     """What is on the disk is not what the manifest promises."""
+
+
+class Best(NamedTuple):
+    """What goes to `best/`."""
+
+    learner: Learner
+    iterations: np.ndarray  # i64[S]: at which each member's learner was as it is here
+    replaced: np.ndarray  # bool[S]: not the one that was there before
 
 
 class Checkpoints:
@@ -95,26 +104,30 @@ class Checkpoints:
         self._manifest = self._manifest | {"host": host}
         write_text(self.folder / str(self.newest) / MANIFEST, to_json(self._manifest))
 
-    def save_best(
-        self, state: Any, iteration: int, facts: dict[str, Any], warn: Warn, better: np.ndarray | None = None
-    ) -> None:
-        """Replace `best/` by this learner, in one step; members that are not `better` keep theirs.
+    def best_with(self, state: Any, iteration: int, better: np.ndarray, warn: Warn) -> Best:
+        """The learners of a TrainState that are `better`, bool[S], and for the other members those in `best/`.
 
-        better: bool[S], None: all. Raises OSError when that fails; the old one stays.
+        Where that is not there, or damaged, which `warn` is told, all of them are replaced.
         """
+        everyone = Best(state.learner, np.full_like(better, iteration, int), np.ones_like(better))
+        if better.all() or not (self.folder / "best").exists():
+            return everyone
+        try:
+            return _merged(self.folder / "best", state, iteration, better)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            warn(f"the best checkpoint is not intact and starts anew: {_first_line(error)}")
+            return everyone
+
+    def save_best(self, best: Best, key: Array, facts: dict[str, Any]) -> None:
+        """Replace `best/`, in one step. Raises OSError when that fails; the old one stays."""
+        iteration = int(best.iterations.max())
         folder, link = self.folder / f"best-{iteration}", self.folder / "best"
         if link.resolve() == folder:  # a run that was killed has come here again
             folder = folder.with_name(f"{folder.name}-again")
-        learner, iterations = state.learner, np.full(state.key.shape, iteration)
-        if better is not None and not better.all() and link.exists():
-            try:
-                learner, iterations = _merged(link, state, iteration, better)
-            except Exception as error:  # Orbax and TensorStore raise many kinds
-                warn(f"the best checkpoint is not intact and starts anew: {_first_line(error)}")
-        manifest = {"iteration": iteration, "iterations": iterations.tolist(), **facts}
+        manifest = {"iteration": iteration, "iterations": best.iterations.tolist(), **facts}
         try:
             _remove(folder)
-            checksum = _write_tree(folder / "state", learner, state.key)
+            checksum = _write_tree(folder / "state", best.learner, key)
             write_text(folder / MANIFEST, to_json({"checksum": checksum, **manifest}))
             link.with_suffix(".new").unlink(missing_ok=True)
             link.with_suffix(".new").symlink_to(folder.name)
@@ -213,7 +226,7 @@ class Checkpoints:
 
     def _delete_unused_segments(self) -> None:
         used = {segment.file for segment in self._segments}
-        for iteration in self._saved[:-1]:
+        for iteration in filter(self._readable, self._saved[:-1]):
             used |= {each[0] for each in read_manifest(self.folder / str(iteration))["segments"]}
         for path in (self.folder / "replay").glob("*"):
             if path.name not in used:
@@ -280,15 +293,15 @@ def read_iterations(folder: Path, members: int) -> list[int]:
     return manifest.get("iterations") or [int(manifest["iteration"])] * members
 
 
-def _merged(best: Path, state: Any, iteration: int, better: np.ndarray) -> tuple[Learner, np.ndarray]:
-    """Learners of `state` where they are better, else those in `best`; and the iteration that each is of."""
+def _merged(best: Path, state: Any, iteration: int, better: np.ndarray) -> Best:
+    """Learners of `state` where they are better, else those in `best`."""
     old, _ = read_tree(best, state)
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     iterations = np.where(better, iteration, read_iterations(best, len(better)))
-    return jax.tree.map(choose, state.learner, old), iterations
+    return Best(jax.tree.map(choose, state.learner, old), iterations, better)
 
 
 def _write_tree(path: Path, learner: Learner, key: Array) -> int:
@@ -343,9 +356,10 @@ def _remove(folder: Path) -> None:
 
 
 def _as_disk_error(error: Exception) -> Exception:
-    """A full disk as OSError, also where TensorStore words it in an error of its own."""
-    if not isinstance(error, OSError) and os.strerror(errno.ENOSPC) in str(error):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """A disk that takes no more as OSError, also where TensorStore words it in an error of its own."""
+    for number in DISK_ERRORS:
+        if not isinstance(error, OSError) and os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number))
     return error
 
 

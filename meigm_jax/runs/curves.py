@@ -173,7 +173,7 @@ def choose(
     if not wanted:
         what = " ".join(filter(None, (policy, kind, "rows")))
         raise ConfigError(_missing(metric or "win_rate", what, {m.metric for m in fitting}))
-    return min(wanted, key=lambda m: (m.metric != "win_rate", m.kind != "eval", m.policy != "greedy"))
+    return min(wanted, key=lambda m: (m.metric != "win_rate", m.kind != "eval", m.policy != "greedy", m.policy or ""))
 
 
 def _missing(metric: str, what: str, known: set[str]) -> str:

@@ -133,30 +133,29 @@ def _new_run_dir(config: Config) -> Path:
     run_dir = run_directory(config)
     if os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
-    above = next(path for path in run_dir.absolute().parents if os.path.exists(path))
+    absolute = run_dir.absolute()
+    above = next(path for path in (absolute, *absolute.parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
     return run_dir
 
 
-def _claim(run_dir: Path) -> None:
-    """Make the run directory, for this process alone. Raises ConfigError when it can't be made or another was first."""
+def _begin_run_dir(config: Config, run_dir: Path) -> None:
+    """The run directory with its config.yaml, for this process alone.
+
+    Raises ConfigError, and leaves nothing that is new, when it can't be made or another process was first.
+    """
+    new = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    claim = run_dir / "config.yaml"
     try:
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        if run_dir.is_dir() and not any(run_dir.iterdir()):
-            run_dir.rmdir()
-        run_dir.mkdir()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        claim.touch(exist_ok=False)
     except OSError as error:
         raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
-
-
-def _begin_run_dir(config: Config, run_dir: Path) -> None:
-    """The run directory with its config.yaml. Raises ConfigError, and leaves no folder that is new."""
-    new = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    _claim(run_dir)
     try:
         _write_config(config, run_dir)
     except ConfigError:
+        claim.unlink()
         with contextlib.suppress(OSError):  # another run may have put something there
             for path in new:
                 path.rmdir()
@@ -180,9 +179,9 @@ def _old_run_dir(run_dir: Path) -> Path:
 def _finished(config: Config, run_dir: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
-    except (OSError, ValueError):
+        return summary if summary["env_steps"] >= Schedule(config).last * steps_per_iteration(config) else None
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged: it is made again
         return None
-    return summary if summary["env_steps"] >= Schedule(config).last * steps_per_iteration(config) else None
 
 
 @jax.jit
@@ -355,12 +354,14 @@ class Run:
         better = [score > (-math.inf if old is None else old) for score, old in zip(scores, before, strict=True)]
         if not any(better):
             return
-        kept = [score if won else old for score, old, won in zip(scores, before, better, strict=True)]
+        rows = np.repeat(better, self.config.seeds)
+        best = self.checkpoints.best_with(self.state, self.progress.iteration, rows, self.console.warning)
+        replaced = best.replaced[:: self.config.seeds]  # of each point
+        kept = [score if new else old for score, old, new in zip(scores, before, replaced, strict=True)]
         mean = sum(math.nan if score is None else score for score in kept) / len(kept)
         facts = {"env_steps": self.env_steps, "policy": self.policy, metric: mean}
         try:
-            rows = np.repeat(better, self.config.seeds)
-            self.checkpoints.save_best(self.state, self.progress.iteration, facts, self.console.warning, rows)
+            self.checkpoints.save_best(best, self.state.key, facts)
             self.progress.best_scores = kept
         except OSError as error:
             self.console.warning(f"the best learner was not saved, training goes on: {error}")

@@ -10,7 +10,7 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import psutil
@@ -20,10 +20,27 @@ from meigm_jax.config import Config, num_members
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.devices import Device, devices_of
 
-CGROUPS = {  # memory limit -> use, of version 2 and 1
-    "/sys/fs/cgroup/memory.max": "/sys/fs/cgroup/memory.current",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-}
+
+class Cgroup(NamedTuple):
+    """Files of the memory controller, in one version of Linux's control groups."""
+
+    limit: Path
+    used: Path
+    cached: str  # key in memory.stat of what `used` counts of files, and Linux takes back when memory is wanted
+
+    def free(self) -> int | None:
+        """Bytes below the limit; None where there is none."""
+        if not self.limit.is_file() or not (limit := self.limit.read_text().strip()).isdigit():
+            return None
+        stat = dict(line.split() for line in self.limit.with_name("memory.stat").read_text().splitlines())
+        return int(limit) - int(self.used.read_text()) + int(stat.get(self.cached, 0))
+
+
+V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+CGROUPS = (
+    Cgroup(V2 / "memory.max", V2 / "memory.current", "inactive_file"),
+    Cgroup(V1 / "memory.limit_in_bytes", V1 / "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def versions(config: Config) -> dict[str, Any]:
@@ -56,11 +73,8 @@ def free_memory(device: Device | None = None) -> int:
     stats = (device or jax.devices()[0]).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free = [psutil.virtual_memory().available]
-    for limit, used in CGROUPS.items():
-        if Path(limit).is_file() and (text := Path(limit).read_text().strip()).isdigit():
-            free.append(int(text) - int(Path(used).read_text()))
-    return min(free)
+    free = [cgroup.free() for cgroup in CGROUPS]
+    return min([psutil.virtual_memory().available, *(each for each in free if each is not None)])
 
 
 def check_replay_fits(config: Config, replay_bytes: int) -> str:

@@ -66,9 +66,6 @@ class Progress:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Progress:
         """The inverse of `plain`."""
-        plain = dict(plain)
-        if "best_score" in plain:  # earlier versions had no sweeps
-            plain["best_scores"] = [plain.pop("best_score")]
         return cls(**{**plain, "pending": Means(**plain["pending"])})
 
     def plain(self) -> dict[str, Any]:

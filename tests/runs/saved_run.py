@@ -32,8 +32,9 @@ def save_run(
         states[str(iteration)] = random_state(config, iteration)
         checkpoints.save(states[str(iteration)], iteration, {})
     if best is not None:
-        states["best"] = random_state(config, best)
-        checkpoints.save_best(states["best"], best, {}, print)
+        states["best"] = state = random_state(config, best)
+        everyone = np.ones(state.key.shape, bool)
+        checkpoints.save_best(checkpoints.best_with(state, best, everyone, print), state.key, {})
     return states
 
 

@@ -99,6 +99,13 @@ def test_a_line_holds_the_rows_of_its_kind_and_policy_by_seed_and_step(tmp_path)
     np.testing.assert_array_equal(line.curve.values, [[0.5, 0.75, 0.5], [0.25, math.nan, 0.75]])
 
 
+@pytest.mark.parametrize("policies", [("greedy", "mode", "sampled"), ("mode", "sampled")])
+def test_of_several_policies_the_same_is_always_chosen(tmp_path, policies):
+    rows = [row(0, 10, 0.5) | {"policy": policy} for policy in policies]
+    members = curves.read_members(write(tmp_path / "run", rows))
+    assert curves.choose(members) == WIN_RATE._replace(policy=policies[0])
+
+
 def test_seeds_of_runs_with_the_same_configuration_are_one_line(tmp_path):
     one = write(tmp_path / "one", [row(3, 10, 0.5), row(4, 10, 0.75)], seed=3)
     other = write(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from meigm_jax import evaluate, plot, sweep, train
-from meigm_jax.config import Config, grid, members
+from meigm_jax.config import Config, grid, members, steps_per_iteration
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import devices, loop, machine
 from meigm_jax.runs.checkpoint import read_manifest
@@ -200,6 +200,13 @@ def test_a_best_checkpoint_that_is_damaged_starts_anew(tmp_path, one_by_one, cap
     shutil.rmtree(tmp_path / "run/checkpoints/best/state")
     with_fake(config, tmp_path / "run")
     assert "warning: the best checkpoint is not intact and starts anew: " in capsys.readouterr().err
+    manifest = read_manifest(tmp_path / "run/checkpoints/best")
+    assert min(manifest["iterations"]) == 10  # the last point's best was at iteration 2, and is lost
+    steps = steps_per_iteration(config)
+    evaluations = [row for row in rows_of(tmp_path / "run") if row.get("policy") == "greedy"]
+    rates = {(row["member"], row["env_steps"]): row["win_rate"] for row in evaluations}
+    theirs = [rates[member, iteration * steps] for member, iteration in enumerate(manifest["iterations"])]
+    assert manifest["win_rate"] == pytest.approx(np.mean(theirs))
 
 
 @pytest.mark.parametrize(

@@ -430,8 +430,15 @@ def test_a_summary_that_a_kill_prevented_is_written_on_resume(tmp_path, whole, m
     assert state is None and summary["seeds"] == whole.summary["seeds"]
 
 
-@pytest.mark.parametrize("where", ["write_bytes", "_write_tree"])
-def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkeypatch, capsys, where):
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("write_bytes", OSError(errno.ENOSPC, "No space left on device")),
+        ("_write_tree", ValueError("TensorStore: No space left on device")),
+        ("_write_tree", ValueError("TensorStore: Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkeypatch, capsys, where, error):
     run_dir, config = tmp_path / "run", fake.small_config(tmp_path / "run")
     chunks_of(monkeypatch, 1)
     crash(config, 8)
@@ -439,7 +446,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkey
 
     def full(*args):
         if "checkpoints" in str(args[0]) and next(count) < 5:
-            raise ValueError("TensorStore: No space left on device") if where == "_write_tree" else enospc()
+            raise error
         return write(*args)
 
     monkeypatch.setattr(checkpoint, where, full)
@@ -451,8 +458,17 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkey
     assert_same(state, run_dir, whole)
 
 
-def enospc():
-    return OSError(errno.ENOSPC, "No space left on device")
+def test_a_checkpoint_that_somebody_deleted_does_not_end_the_run(tmp_path, whole, monkeypatch):
+    run_dir = tmp_path / "run"
+    chunks_of(monkeypatch, 1)
+
+    def delete(state, metrics, first, count):
+        for folder in (run_dir / "checkpoints").glob("[0-9]*"):
+            shutil.rmtree(folder)
+        return state, metrics
+
+    state, _ = train(fake.small_config(run_dir), change=delete)
+    assert_same(state, run_dir, whole)
 
 
 def test_rows_that_find_the_disk_full_wait_whole(tmp_path, monkeypatch):
@@ -507,11 +523,14 @@ def test_a_replay_that_cannot_fit_is_an_error_before_anything_is_written(tmp_pat
 
 
 def test_the_cgroup_limits_the_memory(tmp_path, monkeypatch):
+    """What it holds of files that were read or written is free, too: Linux takes that back when memory is wanted."""
     limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
     limit.write_text("4096\n")
     used.write_text("1024\n")
-    monkeypatch.setattr(machine, "CGROUPS", {str(limit): str(used), str(tmp_path / "none"): ""})
-    assert machine.free_memory() == 3072
+    (tmp_path / "memory.stat").write_text("anon 512\ninactive_file 300\nactive_file 212\n")
+    cgroups = machine.Cgroup(limit, used, "inactive_file"), machine.Cgroup(tmp_path / "none", used, "inactive_file")
+    monkeypatch.setattr(machine, "CGROUPS", cgroups)
+    assert machine.free_memory() == 3372
     limit.write_text("max\n")
     assert machine.free_memory() > 2**20
 
@@ -522,6 +541,25 @@ def test_an_existing_run_is_never_overwritten(tmp_path):
     with pytest.raises(ConfigError, match=r"run_dir: .*run exists"):
         train(fake.small_config(tmp_path / "run"))
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_becomes_the_run_directory_also_behind_a_link(tmp_path):
+    """As of a mounted disk: it can't be made anew, and nothing beside it can be written."""
+    (tmp_path / "disk").mkdir()
+    inode = (tmp_path / "disk").stat().st_ino
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    train(fake.small_config(tmp_path / "run"))
+    assert (tmp_path / "disk").stat().st_ino == inode
+    assert (tmp_path / "disk/summary.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "[]", '{"env_steps": null}', "{"])
+def test_a_damaged_summary_is_made_again(tmp_path, text):
+    config = fake.small_config(tmp_path / "run")
+    _, summary = train(config)
+    (tmp_path / "run/summary.json").write_text(text)
+    assert train(config, tmp_path / "run")[1]["seeds"] == summary["seeds"]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["seeds"] == summary["seeds"]
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path):
