@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from meigm_jax import plot
+from meigm_jax.looks import looks
 from meigm_jax.runs import curves
 from meigm_jax.usage import choices
 
@@ -205,20 +206,20 @@ def blank(algo: str) -> curves.Line:
 
 def test_every_algorithm_keeps_its_look_and_is_told_apart_without_colour():
     known = choices("algo")
-    looks = dict(zip(known, plot.looks([blank(algo) for algo in known]), strict=True))
-    assert len({(look["linestyle"], look["marker"]) for look in looks.values()}) == len(known)
+    found = dict(zip(known, looks([blank(algo) for algo in known]), strict=True))
+    assert len({(look["linestyle"], look["marker"]) for look in found.values()}) == len(known)
     for algo in known:
-        assert plot.looks([blank("something_new"), blank(algo)])[1] == looks[algo]
-    new, old, newer = plot.looks([blank("something_new"), blank("qmix"), blank("something_newer")])
+        assert looks([blank("something_new"), blank(algo)])[1] == found[algo]
+    new, old, newer = looks([blank("something_new"), blank("qmix"), blank("something_newer")])
     assert len({(look["linestyle"], look["marker"]) for look in (new, old, newer)}) == 3
 
 
 def test_configurations_of_an_algorithm_differ_in_line_style_marker_and_lightness():
-    looks = plot.looks([blank("me_qmix")] * 4 + [blank("qmix")] * 4)
-    assert len({(look["linestyle"], look["marker"]) for look in looks}) == 8
-    for four in (looks[:4], looks[4:]):
+    found = looks([blank("me_qmix")] * 4 + [blank("qmix")] * 4)
+    assert len({(look["linestyle"], look["marker"]) for look in found}) == 8
+    for four in (found[:4], found[4:]):
         assert len({look["linestyle"] for look in four}) == len({look["marker"] for look in four}) == 4
-    lightness = [float(np.mean(matplotlib.colors.to_rgb(look["color"]))) for look in looks]
+    lightness = [float(np.mean(matplotlib.colors.to_rgb(look["color"]))) for look in found]
     assert lightness[:4] == sorted(set(lightness[:4])) and lightness[4:] == sorted(set(lightness[4:]))
 
 

@@ -115,8 +115,8 @@ def test_training_commands_name_what_there_is(monkeypatch, world):
 
 
 def test_evaluation_commands_name_what_there_is(world, monkeypatch, capsys):
-    monkeypatch.chdir(world)
     """The first line in full; the others, whose pictures this small game does not have, are drawn in .ci/run."""
+    monkeypatch.chdir(world)
     first, *others = [evaluate._parser().parse_args(arguments) for arguments in arguments_of("evaluate")]
     ci = (ROOT / ".ci/run").read_text()
     for options in others:

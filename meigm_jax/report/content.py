@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from meigm_jax.plot import looks, ranks
+from meigm_jax.looks import looks, ranks
 from meigm_jax.registry import ConfigError
 from meigm_jax.report.statistics import Estimate, improvement, interquartile_mean
 from meigm_jax.runs import curves

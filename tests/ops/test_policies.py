@@ -81,12 +81,17 @@ def test_epsilon_greedy_probabilities_are_exact(epsilon):
 
 
 @pytest.mark.parametrize("policy", ["boltzmann", "epsilon_greedy"])
-def test_unavailable_actions_are_never_sampled(policy):
+def test_actions_are_sampled_by_their_probabilities_and_never_unavailable(policy):
+    """For evenly spread noise each frequency is the probability itself, up to one in the number of draws."""
     q, avail = random_case(2)
     pi = policies.boltzmann(q, avail) if policy == "boltzmann" else policies.epsilon_greedy(q, avail, jnp.float32(1))
-    actions = pi.sample(seed=jax.random.key(0), sample_shape=500)
-    assert jnp.all(jnp.take_along_axis(avail[None], actions[..., None], axis=-1))
-    np.testing.assert_allclose(jax.nn.one_hot(actions, ACTIONS).mean(0), pi.probs, atol=0.12)  # 5 sigma
+    draws = 512
+    for noise in (np.arange(draws) / draws, np.full(draws, np.nextafter(np.float32(1), np.float32(0)))):
+        spread = jnp.broadcast_to(noise.astype(np.float32).reshape(-1, *[1] * (q.ndim - 1)), (draws, *q.shape[:-1]))
+        actions = jax.vmap(lambda u: policies.sample(pi, avail, u))(spread)
+        assert jnp.all(jnp.take_along_axis(avail[None], actions[..., None], axis=-1))
+        if noise[0] == 0:
+            np.testing.assert_allclose(jax.nn.one_hot(actions, ACTIONS).mean(0), pi.probs, atol=1.5 / draws)
 
 
 def test_linear_schedule_is_clipped_at_both_ends_and_takes_traced_arguments():
