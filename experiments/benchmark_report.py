@@ -98,8 +98,8 @@ settings, 128 steps per environment and 32 gradient steps on 4 sequences unless 
 | 10 | 16 | smax_10v10 | 90.1 | 20.9 | 227k |
 
 So 10M env steps of ten seeds with 64 environments would be 1221 iterations, 87 s, without evaluations and compilation.
-The whole run was made beside six other trainings and compiling processes only: 8.0M of 10M in 300 s. JaxMARL's trainer
-has not been measured there; the rows of 1 and 16 seeds below are from `benchmark_measure.py`, called by hand.
+That run itself shared the GPU with six other trainings: 8.0M of 10M in 300 s. JaxMARL's trainer has not been measured
+there; the rows of 1 and 16 seeds below are from `benchmark_measure.py` alone.
 
 XLA's loop over 129 rows of a GRU starts 12 kernels a row forward and 13 backward, 4000 of the 4357 of a gradient step.
 `modules/gru_kernel.py` makes each loop one kernel: 0.21 ms forward and 0.23 backward whatever the number of seeds, 1.7

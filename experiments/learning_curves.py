@@ -74,12 +74,12 @@ INTRO = """# Learning curves
 Made by `{command}` and the scripts of tables and figures, which share
 their units. Win rate where the environment has one, else return in its own units; mean over seeds with the 95 %
 Student-t interval of the mean: in the table, and as bands in the figures, which are drawn from the CSV files. The JSON
-files hold configuration, versions, device and cost. Steps/s are of all seeds together, measured beside other work on
-the same device, mostly two CPU cores: they tell what the curves cost, not how fast the trainer can be. `random` plays
-uniformly and learns nothing. {more}"""
+files hold configuration, versions, device and cost. Steps/s are of all seeds together; several units shared a device,
+mostly two CPU cores: they tell what the curves cost, not how fast the trainer can be. `random` plays uniformly and
+learns nothing. {more}"""
 FURTHER = "Further curves, to 10M env steps on\na GPU as far as they have been run, are in [full](full/README.md)."
 OF_FULL = """These are to go to
-10M env steps; where they are shorter, time ran out. The races were trained with `+experiment=gpu`; `smax_5v5`, once,
+10M env steps; shorter ones were not continued. The races were trained with `+experiment=gpu`; `smax_5v5`, once,
 with SMAX's own batches of 4 sequences and in 64 environments."""
 
 

@@ -173,7 +173,7 @@ def made_by(study: Study, budget: str) -> str:
     return (
         f"Made by `python experiments/{study.name}.py --budget {budget}`. Configuration, versions, device and cost\n"
         f"of every unit are beside its [curves]({curves_folder}). Means over seeds with the 95 % Student-t interval;\n"
-        "what is not in the table has not been run; fewer env steps than the budget's mean that time ran out. Lines\n"
+        "what is not in the table has not been run, and what has fewer env steps than the budget not continued. Lines\n"
         "are compared at the env steps that both of them have."
     )
 

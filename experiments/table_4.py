@@ -9,8 +9,7 @@ STUDY = Study(
     name="table_4",
     title="Table 4: the order-preserving transformation against an MLP",
     about="Win rates of the argmax of the policies (`mode`, tabulated) and of the argmax of the utilities (`greedy`):\n"
-    "the same for an OPT, not for an MLP. The paper says that the OPT is better on all three; its numbers are not in\n"
-    "the text at hand.",
+    "the same for an OPT, not for an MLP. The paper (Table 4) says that the OPT is better on all three.",
     units=tuple(Unit(env, algo) for env in ENVS for algo in ALGOS),
     paper={(env, "me_qmix"): "above the MLP" for env in ENVS},
     shows=("mode", "greedy"),

@@ -67,7 +67,7 @@ class Env(NamedTuple):
 
     spec: EnvSpec
     reset: Callable[[Array], tuple[Any, TimeStep]]  # key -> (env_state, time step)
-    # key, or what `draw` made of it; env_state; i32[N]
+    # key, or random numbers that were drawn from it before (`draw`); env_state; i32[N]
     # -> (env_state, time step, reward f32[], terminated, truncated, info)
     step: Callable[[Any, Any, Array], tuple[Any, TimeStep, Array, Array, Array, Metrics]]
     normalise: Callable[[TimeStep], TimeStep]  # observations and state to order one; what training reads

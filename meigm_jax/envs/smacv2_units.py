@@ -71,13 +71,13 @@ NEW_UNITS: dict[str, dict[str, Any]] = {
 }
 LIGHT = ("zealot", "zergling", "hydralisk")  # as in sc2-techtree
 DAMAGE = {"colossus": (20.0, 30.0), "baneling": (16.0, 35.0)}  # Liquipedia; to a light unit; of both lances together
-LANCE_REACH = 1.4  # to either side, across the line of fire: known of the game, not from a source at hand
+LANCE_REACH = 1.4  # to either side, across the line of fire: an estimate without a source
 LANCE_RADIUS = 0.15  # along the line of fire; tl.net, "What are the splash formulas in SC2?", as the next
 BURST_RADIUS = 2.2
 HEAL_RATE = 12.6  # health per second
 HEALTH_PER_ENERGY = 3.0  # Liquipedia, "Heal"
 START_ENERGY = 50.0
-ENERGY_RATE = 0.7875  # per second: known of the game, not from a source at hand
+ENERGY_RATE = 0.7875  # per second: the number of the game, without a source
 
 STOP = 4
 FOLLOW = 2.0  # map units: a heuristic medivac keeps within; in a step it covers 1.75, and there are walls

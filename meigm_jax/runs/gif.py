@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ def _encode(frames: list[Image.Image], colours: int) -> bytes:
     # Maximum coverage keeps plain colours, white above all, as they are.
     palette = Image.fromarray(strip).quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    durations = list(itertools.chain([FRAME_MS] * len(rest), [LAST_FRAME_MS]))
+    durations = [*[FRAME_MS] * len(rest), LAST_FRAME_MS]
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
     return buffer.getvalue()
