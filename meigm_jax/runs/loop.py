@@ -7,12 +7,10 @@ A resumed run may be extended (total_env_steps); its former last iteration keeps
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import yaml
 
 from meigm_jax.config import (
     Config,
@@ -28,20 +25,19 @@ from meigm_jax.config import (
     members,
     members_in_words,
     num_members,
-    run_directory,
     steps_per_iteration,
-    to_dict,
 )
 from meigm_jax.engine.train_step import TrainState
-from meigm_jax.hyper import in_words, told
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs import directory
 from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
 from meigm_jax.runs.devices import devices_of, divide_cpu, idle
 from meigm_jax.runs.files import write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
-from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, peak_memory, versions
+from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
+from meigm_jax.runs.summary import summary_of, table_of
 from meigm_jax.runs.trainer import Trainer, make_algorithm, make_env, make_trainer, member_hypers, member_seeds
 from meigm_jax.runs.wandb_sink import Wandb
 
@@ -58,9 +54,9 @@ TrainerFactory = Callable[[Config, int], Trainer]
 def check(config: Config, resume: Path | None = None) -> None:
     """Raise ConfigError for what only run directory, devices and environment can tell, before anything starts."""
     if resume is None:
-        _new_run_dir(config)
+        directory.new(config)
     else:
-        _old_run_dir(resume)
+        directory.old(resume)
     devices_of(config)
     make_algorithm(config, make_env(config).spec)
 
@@ -75,14 +71,14 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
     started = time.monotonic()
     divide_cpu([config])
     with StopSignals() as stop, CompileClock() as clock:
-        run_dir = _new_run_dir(config) if resume is None else _old_run_dir(Path(resume))
-        if resume is not None and (summary := _finished(config, run_dir)):
+        run_dir = directory.new(config) if resume is None else directory.old(Path(resume))
+        if resume is not None and (summary := directory.finished(config, run_dir)):
             print(f"nothing to do: {run_dir} has {summary['env_steps']} env steps; raise total_env_steps to extend it")
             return summary
         trainer = trainer_factory(config, Schedule(config).max_iterations)
         fits = check_replay_fits(config, trainer.replay_bytes)
         if resume is None:
-            _begin_run_dir(config, run_dir)
+            directory.begin(config, run_dir)
         print(fits, flush=True)
         if line := idle(config):
             print(line, flush=True)
@@ -91,7 +87,7 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         with MetricsFile(run_dir / "metrics.jsonl") as metrics:
             state, progress, checkpoints = _begin(config, run_dir, trainer, metrics)
             if resume is not None:
-                _write_config(config, run_dir)
+                directory.write_config(config, run_dir)
             console = Console(config, progress.iteration * steps_per_iteration(config))
             wandb = Wandb(config, run_dir, console)
             wandb.commit(metrics.offset)
@@ -129,80 +125,11 @@ def _begin(
     return state, Progress.from_plain(host["progress"]), checkpoints
 
 
-def _new_run_dir(config: Config) -> Path:
-    run_dir = run_directory(config)
-    if os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
-    absolute = run_dir.absolute()
-    above = next(path for path in (absolute, *absolute.parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
-    return run_dir
-
-
-def _begin_run_dir(config: Config, run_dir: Path) -> None:
-    """The run directory with its config.yaml, for this process alone.
-
-    Raises ConfigError, and leaves nothing that is new, when it can't be made or another process was first.
-    """
-    new = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    claim = run_dir / "config.yaml"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        claim.touch(exist_ok=False)
-    except OSError as error:
-        raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
-    try:
-        _write_config(config, run_dir)
-    except ConfigError:
-        claim.unlink()
-        with contextlib.suppress(OSError):  # another run may have put something there
-            for path in new:
-                path.rmdir()
-        raise
-
-
-def _write_config(config: Config, run_dir: Path) -> None:
-    plain, file = {**to_dict(config), "versions": versions(config)}, run_dir / "config.yaml"
-    try:
-        write_text(file, yaml.safe_dump(plain, sort_keys=False))
-    except OSError as error:
-        raise ConfigError(f"run_dir: cannot write {file}: {error.strerror}") from error
-
-
-def _old_run_dir(run_dir: Path) -> Path:
-    if not (run_dir / "config.yaml").is_file():
-        raise ConfigError(f"resume: {run_dir} is not a run directory (it has no config.yaml)")
-    return run_dir
-
-
-def _finished(config: Config, run_dir: Path) -> dict[str, Any] | None:
-    try:
-        summary = json.loads((run_dir / "summary.json").read_text())
-        return summary if summary["env_steps"] >= Schedule(config).last * steps_per_iteration(config) else None
-    except (OSError, ValueError, KeyError, TypeError):  # missing, or damaged: it is made again
-        return None
-
-
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     """bool[S]: every floating-point number of the member is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(x.reshape(x.shape[0], -1)).all(axis=1) for x in leaves]).all(axis=0)
-
-
-def _table_of(values: Sequence[float], what: str, config: Config) -> list[str]:
-    """Lines with the value of every seed and their mean; of a sweep with the mean over seeds of each of its points."""
-    means = np.reshape(values, (-1, config.seeds)).mean(axis=1)
-    if not config.sweep:
-        each = [f"{config.seed + k:6}   {value:.4g}" for k, value in enumerate(values)]
-        return [f"  seed   {what}", *each, f"  mean   {means[0]:.4g}"]
-    over = f", mean of {config.seeds} seeds" if config.seeds > 1 else ""
-    widths = {name: max(map(len, [name, *map(in_words, values)])) for name, values in config.sweep.items()}
-    lines = ["   ".join(["", *(name.rjust(width) for name, width in widths.items()), what + over])]
-    for point, mean in zip(grid(config), means, strict=True):
-        lines.append("   ".join(["", *(in_words(point[name]).rjust(w) for name, w in widths.items()), f"{mean:.4g}"]))
-    return lines
 
 
 @dataclass
@@ -412,52 +339,14 @@ class Run:
 
     def _finish(self) -> dict[str, Any]:
         self._update_times()
-        text = to_json(self._summary(), indent=2)
+        facts = summary_of(self.config, self.progress, self._grad_steps())
+        text = to_json(facts, indent=2)
         try:
             self.metrics.flush()
             write_text(self.run_dir / "summary.json", text + "\n")
         except OSError as error:
             self.console.warning(f"the last metrics or summary.json were not written, resume the run: {error}")
         self.console.close()
-        self.console.message(self._table())
+        self.console.message(table_of(self.config, self.progress, self.policy, self.run_dir))
         self.wandb.complete()
         return json.loads(text)
-
-    def _summary(self) -> dict[str, Any]:
-        progress = self.progress
-        finished = [
-            {
-                "seed": seed,
-                "member": member,
-                "hyper": hyper,
-                "final": progress.final[member],
-                "best": progress.best[member],
-                "non_finite": progress.non_finite[member],
-            }
-            for member, (seed, hyper) in enumerate(self.members)
-        ]
-        return {
-            "env": self.config.env.name,
-            "algo": self.config.algo.name,
-            "env_steps": self.env_steps,
-            "grad_steps": self._grad_steps(),
-            "env_steps_per_second": len(self.members) * self.env_steps / progress.train_seconds,
-            "compile_seconds": progress.compile_seconds,
-            "wall_time": progress.wall_time,
-            "peak_memory_bytes": peak_memory(),
-            "seeds": finished,
-        }
-
-    def _table(self) -> str:
-        finals = [final[self.policy] for final in self.progress.final]
-        metric = "win_rate" if "win_rate" in finals[0] else "return"
-        what = f"{self.policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"
-        lines = _table_of([final[metric] for final in finals], what, self.config)
-        lines += [
-            f"seed {seed} {f'of {told(hyper)} ' if hyper else ''}became NaN or infinite at {value} env steps"
-            for (seed, hyper), value in zip(self.members, self.progress.non_finite, strict=True)
-            if value is not None
-        ]
-        extend = f"total_env_steps={2 * self.config.total_env_steps}"
-        lines += [f"run: {self.run_dir}", f"extend: python -m meigm_jax.train resume={self.run_dir} {extend}"]
-        return "\n".join(lines)

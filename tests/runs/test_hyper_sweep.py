@@ -17,7 +17,7 @@ import pytest
 from meigm_jax import evaluate, plot, sweep, train
 from meigm_jax.config import Config, grid, members, steps_per_iteration
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs import devices, loop, machine
+from meigm_jax.runs import devices, directory, loop, machine
 from meigm_jax.runs.checkpoint import read_manifest
 from meigm_jax.runs.progress import ChunkSize
 from meigm_jax.runs.restore import restore
@@ -219,7 +219,7 @@ def test_a_best_checkpoint_that_is_damaged_starts_anew(tmp_path, one_by_one, cap
 )
 def test_another_sweep_is_refused_on_resume(tmp_path, capsys, change, message):
     config = fake.small_config(tmp_path / "run", *SWEEP)
-    loop._begin_run_dir(config, tmp_path / "run")
+    directory.begin(config, tmp_path / "run")
     assert train.main([f"resume={tmp_path / 'run'}", change]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
