@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ def exit_code(command: Callable[[], int]) -> int:
 
     2, after one line, on a ConfigError and a path that no file can have.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: paths hold what a terminal may not know
     try:
         code = command()
         sys.stdout.flush()

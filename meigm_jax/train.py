@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,10 +240,17 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _terminate(*_: object) -> None:
-    raise SystemExit(143)
+def leave_on_signals() -> None:
+    """Have Ctrl-C and SIGTERM end the process at once, until the loop, which saves first, takes over."""
+
+    def leave(number: int, _: object) -> None:
+        os._exit(128 + number)  # an exception would be swallowed where it hits one of JAX's callbacks
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)  # until the loop, which saves first, takes over
+    leave_on_signals()
     sys.exit(main())

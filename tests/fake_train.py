@@ -3,7 +3,6 @@
 A chunk takes SECONDS. Without `resume=` the small sizes of the trainer in miniature come before the arguments.
 """
 
-import signal
 import sys
 from functools import partial
 
@@ -23,7 +22,7 @@ def install(seconds: float) -> None:
 def main() -> int:
     seconds, *arguments = sys.argv[1:]
     install(float(seconds))
-    signal.signal(signal.SIGTERM, train._terminate)
+    train.leave_on_signals()
     resumed = any(argument.startswith("resume=") for argument in arguments)
     return train.main(arguments if resumed else [*SIZES, *arguments])
 

@@ -65,7 +65,11 @@ class Progress:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Progress:
-        """The inverse of `plain`."""
+        """The inverse of `plain`, which has null for what was not finite."""
+        for evaluation in (each for final in plain["final"] for each in final.values()):
+            evaluation |= {key: math.nan for key, value in evaluation.items() if value is None}
+        for best in plain["best"]:
+            best |= {key: math.nan for key, value in best.items() if value is None}
         return cls(**{**plain, "pending": Means(**plain["pending"])})
 
     def plain(self) -> dict[str, Any]:

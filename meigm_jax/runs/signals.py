@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEAT_SECONDS = 0.2  # `timeout` signals a process, and then its group: what comes twice so soon is one signal
 GRACE_SECONDS = 1.0  # for Python code to unwind when there is nothing to save
 
 
@@ -50,19 +52,21 @@ class StopSignals:
             raise SystemExit(128 + self.signum)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
-            os._exit(128 + number)
-        self.signum = number
-        if not self.armed:
-            self.leave_if_asked()
+        if self.signum is None:  # what a second one does is up to `_watch`, which knows when it came
+            self.signum = number
+            if not self.armed:
+                self.leave_if_asked()
 
     def _watch(self) -> None:
-        count = 0
+        first = None
         while byte := os.read(self._reader, 1):
             if byte[0] not in SIGNALS:
                 continue
-            count += 1
-            if count > 1 or (not self.armed and not self._restored.wait(GRACE_SECONDS)):
+            if first is None:
+                first = time.monotonic()
+                if not self.armed and not self._restored.wait(GRACE_SECONDS):
+                    os._exit(128 + byte[0])
+            elif time.monotonic() - first > REPEAT_SECONDS:
                 os._exit(128 + byte[0])
         os.close(self._reader)
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -560,6 +561,24 @@ def test_a_damaged_summary_is_made_again(tmp_path, text):
     (tmp_path / "run/summary.json").write_text(text)
     assert train(config, tmp_path / "run")[1]["seeds"] == summary["seeds"]
     assert json.loads((tmp_path / "run/summary.json").read_text())["seeds"] == summary["seeds"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_run_whose_evaluations_are_not_finite_goes_on(tmp_path, value):
+    def evaluate(learner, key, env_steps, policy, *, episodes):
+        found = TRAINER.evaluate(learner, key, env_steps, policy, episodes=episodes)
+        return found | {"win": jnp.full_like(found["win"], value)}
+
+    def make(*sizes):
+        return TRAINER._replace(evaluate=evaluate)
+
+    config = fake.small_config(tmp_path / "run")
+    loop.run(config, None, make)
+    (tmp_path / "run/summary.json").unlink()
+    for steps in (config.total_env_steps, config.total_env_steps + 80):
+        summary = loop.run(replace(config, total_env_steps=steps), tmp_path / "run", make)
+        assert [member["final"]["greedy"]["win_rate"] for member in summary["seeds"]] == [None, None]
+    assert rows_of(tmp_path / "run")
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path):

@@ -54,11 +54,39 @@ def test_before_the_first_chunk_is_through_a_signal_ends_the_run_at_once(tmp_pat
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
+    """As from `timeout`, which signals the process and then its group."""
+    process = start(tmp_path / "run", 0.5)
+    wait_for(process, "chunk 2")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert list((tmp_path / "run").glob("checkpoints/[0-9]*/manifest.json"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into the process, as Linux has it")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("seconds", [0.0, 0.2, 0.4])
+def test_a_signal_while_jax_is_imported_is_not_lost(tmp_path, number, code, seconds):
+    """JAX's own callbacks swallow exceptions."""
+    arguments = f"+env=matrix_game total_env_steps=1e7 run_dir={tmp_path / 'run'}".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meigm_jax.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+
+
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
     process = start(tmp_path / "run", 3)
     wait_for(process, "chunk 1")
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
     process.communicate(timeout=10)
