@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[2]
 def start(run_dir, seconds):
     command = [sys.executable, "-m", "tests.runs.fake", str(run_dir), str(seconds)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, **pipes, text=True, preexec_fn=hang_up_by_default)
+    return subprocess.Popen(command, cwd=ROOT, **pipes, text=True, preexec_fn=hear_every_signal)
 
 
-def hang_up_by_default():
-    """Under nohup the tests, and what they start, would ignore SIGHUP."""
+def hear_every_signal():
+    """Under nohup the tests, and what they start, would ignore SIGHUP, and in the background of a shell SIGINT."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(process, text):
@@ -72,14 +73,16 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path):
 def test_a_signal_while_jax_is_imported_is_not_lost(tmp_path, number, code, seconds):
     """JAX's own callbacks swallow exceptions."""
     arguments = f"+env=matrix_game total_env_steps=1e7 run_dir={tmp_path / 'run'}".split()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "meigm_jax.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.send_signal(number)
-    assert process.wait(timeout=20) == code
+    command = [sys.executable, "-m", "meigm_jax.train", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=hear_every_signal)
+    try:
+        while "jaxlib" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.send_signal(number)
+        assert process.wait(timeout=20) == code
+    finally:
+        process.kill()
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
