@@ -23,17 +23,21 @@ MAY_IMPORT = {  # of the package's folders, what each may import besides itself
 
 def imported(file: Path) -> set[str]:
     """The modules and folders of the package that a file imports; "" for the package itself."""
+    ours = [name.split(".") for name in modules(file) if name.split(".")[0] == "meigm_jax"]
+    known = {path.stem for path in PACKAGE.iterdir()}
+    return {parts[1] if len(parts) > 1 and parts[1] in known else "" for parts in ours}
+
+
+def modules(file: Path) -> list[str]:
+    """Everything that a file imports, dotted: "a.b.c" for c from a.b."""
     names: list[str] = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{file}: a relative import"
-            inside = [f"meigm_jax.{name.name}" for name in node.names] if node.module == "meigm_jax" else [node.module]
-            names += inside
+            names += [f"{node.module}.{name.name}" for name in node.names]
         elif isinstance(node, ast.Import):
             names += [name.name for name in node.names]
-    ours = [name.split(".") for name in names if name.split(".")[0] == "meigm_jax"]
-    known = {path.stem for path in PACKAGE.iterdir()}
-    return {parts[1] if len(parts) > 1 and parts[1] in known else "" for parts in ours}
+    return names
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)
@@ -47,16 +51,5 @@ def test_every_folder_has_its_layer() -> None:
 
 
 def test_hydra_stays_in_the_training_command() -> None:
-    users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "hydra" in roots(path)}
+    users = {path.name for path in PACKAGE.rglob("*.py") if "hydra" in {name.split(".")[0] for name in modules(path)}}
     assert users == {"train.py"}
-
-
-def roots(file: Path) -> set[str]:
-    """Top-level names of everything that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
-    return found

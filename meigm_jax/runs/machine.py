@@ -32,8 +32,9 @@ class Cgroup(NamedTuple):
         """Bytes below the limit; None where there is none."""
         if not self.limit.is_file() or not (limit := self.limit.read_text().strip()).isdigit():
             return None
-        stat = dict(line.split() for line in self.limit.with_name("memory.stat").read_text().splitlines())
-        return int(limit) - int(self.used.read_text()) + int(stat.get(self.cached, 0))
+        stat = self.limit.with_name("memory.stat")
+        counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+        return int(limit) - int(self.used.read_text()) + int(counts.get(self.cached, 0))
 
 
 V2, V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")

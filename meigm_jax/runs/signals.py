@@ -15,7 +15,7 @@ GRACE_SECONDS = 1.0  # for Python code to unwind when there is nothing to save
 
 
 class StopSignals:
-    """Context in which the first signal asks to stop and the second ends the process at once.
+    """Context in which the first signal asks to stop and a second, no mere repeat of it, ends the process at once.
 
     Before `armed` is set there is nothing worth saving and the first signal already raises SystemExit(128 + number).
     Python's own handlers wait for the interpreter, which a compilation blocks for long: a thread that reads the
