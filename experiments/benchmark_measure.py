@@ -12,6 +12,8 @@ import importlib.util
 import json
 import math
 import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -51,9 +53,18 @@ def main() -> None:
 
 def device(unit: Unit) -> dict[str, Any]:
     """What everything is measured on."""
-    kind, platform = jax.devices()[0].device_kind, jax.default_backend()
-    name = f"CPU, {os.cpu_count()} cores" if platform == "cpu" else kind
-    return {"name": name, "platform": platform, "jax": jax.__version__}
+    kind, backend = jax.devices()[0].device_kind, jax.default_backend()
+    name = f"{processor()}, {os.cpu_count()} cores" if backend == "cpu" else kind
+    return {"name": name, "platform": backend, "jax": jax.__version__}
+
+
+def processor() -> str:
+    """The CPU's name: 'Intel(R) Xeon(R) Processor @ 2.10GHz' -> 'Intel Xeon'; 'CPU' where the system doesn't tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    name = found[1] if found else platform.processor() or "CPU"
+    name = re.sub(r"\((R|TM|r|tm)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", name)
+    return " ".join(name.split()) or "CPU"
 
 
 def wait_for_turn() -> None:

@@ -439,5 +439,5 @@ def size_of(point: Any) -> int:
 
 
 def slug(device: dict[str, Any]) -> str:
-    """A file name for a device: 'CPU, 2 cores' -> 'cpu_2_cores'."""
+    """A file name for a device: 'AMD EPYC, 2 cores' -> 'amd_epyc_2_cores'."""
     return "_".join(re.findall(r"[a-z0-9]+", device["name"].lower()))

@@ -55,7 +55,7 @@ def _answer(arguments: Sequence[str]) -> int:
 
     divide_cpu([job.config for job in jobs])
     for job in jobs:
-        check(job.config, job.resume)
+        check(job.config, job.resume, memory=not command.dry_run)  # a dry run tells more before it says so
     if command.dry_run:
         from meigm_jax.runs.dry_run import report
 

@@ -15,7 +15,7 @@ SIZES = [argument for argument in fake.SMALL if not argument.startswith(("+env="
 
 def install(seconds: float) -> None:
     """Put the trainer in miniature in the place of the real one."""
-    loop.check = lambda config, resume=None: None  # it would build the real environment
+    loop.check = lambda config, resume=None, memory=True: None  # it would build the real environment
     loop.run = partial(loop.run, trainer_factory=fake.make_slow_trainer(seconds))
 
 

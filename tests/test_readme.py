@@ -106,7 +106,7 @@ def test_training_commands_name_what_there_is(monkeypatch, world):
         return {"seeds": [{"hyper": {}, "final": {"greedy": {"return": 0.0}}}]}
 
     monkeypatch.setattr(loop, "run", stub)
-    monkeypatch.setattr(loop, "check", lambda config, resume=None: None)
+    monkeypatch.setattr(loop, "check", lambda config, resume=None, memory=True: None)
     monkeypatch.chdir(world)
     found = arguments_of("train")
     assert len(found) >= 8

@@ -51,7 +51,7 @@ def trained(monkeypatch):
     """The command trains with the trainer in miniature."""
     found = Trained()
     monkeypatch.setattr(loop, "run", found)
-    monkeypatch.setattr(loop, "check", lambda config, resume=None: None)
+    monkeypatch.setattr(loop, "check", lambda config, resume=None, memory=True: None)
     monkeypatch.setattr(sweep, "_free_memory", lambda: None)  # all tests share the compiled trainer
     return found
 
@@ -250,7 +250,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(loop, "run", Trained())
-        patch.setattr(loop, "check", lambda config, resume=None: None)
+        patch.setattr(loop, "check", lambda config, resume=None, memory=True: None)
         patch.setattr(sweep, "_free_memory", lambda: None)
         assert main([*TWO, "run_dir=out"]) == 0
     return folder
@@ -321,7 +321,7 @@ def test_one_process_per_sweep(trained, capsys):
 
 
 def test_nothing_is_written_when_any_run_is_wrong(monkeypatch, capsys):
-    def check(config: Config, resume: Path | None = None) -> None:
+    def check(config: Config, resume: Path | None = None, memory: bool = True) -> None:
         if config.algo.name == "vdn":
             raise ConfigError("no such thing")
 

@@ -74,7 +74,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path | None]]:
     loop = types.ModuleType("meigm_jax.runs.loop")
     summary = {"seeds": [{"hyper": {}, "final": {"greedy": {"return": 0.0}}}]}
     loop.run = lambda config, resume=None: started.append((config, resume)) or summary  # type: ignore[attr-defined]
-    loop.check = lambda config, resume=None: None  # type: ignore[attr-defined]
+    loop.check = lambda config, resume=None, memory=True: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "meigm_jax.runs.loop", loop)
     return started
 
@@ -258,7 +258,7 @@ def test_resume_refuses_a_damaged_configuration(
 
 
 def test_nothing_starts_when_any_of_several_runs_cannot(runs: list, tmp_path: Path, capsys) -> None:
-    def check(config: Config, resume: Path | None = None) -> None:
+    def check(config: Config, resume: Path | None = None, memory: bool = True) -> None:
         if config.env.name == "smax_8m":
             raise ConfigError("train.chunk_length: expected at least the episode limit")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,15 +19,25 @@ from meigm_jax.runs.progress import Schedule
 
 
 def new(config: Config) -> Path:
-    """Where a new run will lie. Raises ConfigError when something is there, or it can't be made."""
+    """Where a new run will lie. Raises ConfigError when something is there, or it can't be made.
+
+    A run that is named after the time gets a number besides where another was started in the same second.
+    """
     run_dir = run_directory(config)
-    if os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if not (config.name or config.run_dir):
+        numbered = (run_dir.with_name(f"{run_dir.name}_{number}") for number in itertools.count(2))
+        run_dir = next(path for path in itertools.chain([run_dir], numbered) if not _taken(path))
+    if _taken(run_dir):
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
     absolute = run_dir.absolute()
     above = next(path for path in (absolute, *absolute.parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
     return run_dir
+
+
+def _taken(run_dir: Path) -> bool:
+    return os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir()))
 
 
 def old(run_dir: Path) -> Path:
@@ -36,10 +47,11 @@ def old(run_dir: Path) -> Path:
     return run_dir
 
 
-def begin(config: Config, run_dir: Path) -> None:
-    """The run directory with its config.yaml, for this process alone.
+def begin(config: Config, run_dir: Path) -> Path:
+    """The run directory with its config.yaml, for this process alone: `run_dir`, which `new` gave.
 
-    Raises ConfigError, and leaves nothing that is new, when it can't be made or another process was first.
+    Raises ConfigError, and leaves nothing that is new, when it can't be made or another process was first; where the
+    time is its name, that gets another number.
     """
     made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
     claim, ours = run_dir / "config.yaml", False
@@ -54,9 +66,12 @@ def begin(config: Config, run_dir: Path) -> None:
                 claim.unlink()
             for path in made:
                 path.rmdir()
+        if isinstance(error, FileExistsError) and not (config.name or config.run_dir):
+            return begin(config, new(config))
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"run_dir: cannot make {run_dir}: {error.strerror}") from error
+    return run_dir
 
 
 def write_config(config: Config, run_dir: Path) -> None:

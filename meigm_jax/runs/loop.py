@@ -38,7 +38,15 @@ from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes,
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
 from meigm_jax.runs.signals import StopSignals
 from meigm_jax.runs.summary import summary_of, table_of
-from meigm_jax.runs.trainer import Trainer, make_algorithm, make_env, make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.trainer import (
+    Trainer,
+    make_algorithm,
+    make_env,
+    make_trainer,
+    member_hypers,
+    member_seeds,
+    replay_bytes,
+)
 from meigm_jax.runs.wandb_sink import Wandb
 
 EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
@@ -51,14 +59,20 @@ RENAMED = {"win": "win_rate"}
 TrainerFactory = Callable[[Config, int], Trainer]
 
 
-def check(config: Config, resume: Path | None = None) -> None:
-    """Raise ConfigError for what only run directory, devices and environment can tell, before anything starts."""
+def check(config: Config, resume: Path | None = None, memory: bool = True) -> None:
+    """Raise ConfigError for what only run directory, devices and environment can tell, before anything starts.
+
+    memory: also when the replay of a new run does not fit.
+    """
     if resume is None:
         directory.new(config)
     else:
         directory.old(resume)
     devices_of(config)
-    make_algorithm(config, make_env(config).spec)
+    env = make_env(config)
+    make_algorithm(config, env.spec)
+    if resume is None and memory:
+        check_replay_fits(config, replay_bytes(config, env))
 
 
 def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFactory = make_trainer) -> dict[str, Any]:
@@ -78,7 +92,7 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
         trainer = trainer_factory(config, Schedule(config).max_iterations)
         fits = check_replay_fits(config, trainer.replay_bytes)
         if resume is None:
-            directory.begin(config, run_dir)
+            run_dir = directory.begin(config, run_dir)
         print(fits, flush=True)
         if line := idle(config):
             print(line, flush=True)

@@ -48,16 +48,21 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
     env, mesh = make_env(config), mesh_of(config)
     env, algorithm = traced_once(env, make_algorithm(config, env.spec))
     sizes = make_sizes(config, recomputes(config, env))
-    bytes_each = replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
     return Trainer(
         env,
         algorithm,
         sizes,
-        replay_bytes=bytes_each * num_members(config),
+        replay_bytes=replay_bytes(config, env),
         init=compiled(shared(jax.vmap(partial(train_step.init, env, algorithm, sizes)), mesh, (0, 0), 0)),
         run=_make_run(env, algorithm, sizes, config.env.reward_scale, max_iterations, mesh),
         evaluate=_make_evaluate(env, algorithm, config.evaluation.num_envs, config.env.reward_scale, mesh),
     )
+
+
+def replay_bytes(config: Config, env: Env) -> int:
+    """Of all members' replays together, without making one."""
+    sizes = make_sizes(config, recomputes(config, env))
+    return num_members(config) * replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:

@@ -254,7 +254,7 @@ def test_a_dry_run_counts_members(capsys, tmp_path):
 def test_several_runs_that_sweep_have_a_line_per_point(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     real_run = loop.run
-    monkeypatch.setattr(loop, "check", lambda config, resume=None: None)
+    monkeypatch.setattr(loop, "check", lambda config, resume=None, memory=True: None)
     monkeypatch.setattr(loop, "run", lambda config, resume=None: real_run(config, resume, fake.make_trainer))
     monkeypatch.setattr(sweep, "_free_memory", lambda: None)
     sizes = [argument for argument in fake.SMALL if not argument.startswith("algo=")]
