@@ -19,7 +19,7 @@ from meigm_jax.types import Agent, Array, EnvSpec, Params, TimeStep
 class Encoder(nn.Module):
     """Linear layer on [observation, one-hot last action (zeros at an episode's start), one-hot agent id].
 
-    The concatenation is never built: each block of the kernel meets its own input.
+    The bias is part of the ids' rows: one product, and nothing to add to it.
     """
 
     spec: EnvSpec
@@ -32,9 +32,11 @@ class Encoder(nn.Module):
         init = uniform_fan_in(sum(sizes))
         kernel = self.param("kernel", init, (sum(sizes), self.features))
         bias = self.param("bias", init, (self.features,))
-        for_obs, for_action, for_id = jnp.split(kernel, (sizes[0], sizes[0] + sizes[1]))
+        others, for_id = jnp.split(kernel, [sum(sizes[:2])])
         last = jax.nn.one_hot(last_action, sizes[1], dtype=obs.dtype)
-        return dense(obs, for_obs) + dense(last, for_action) + (for_id + bias)
+        own_id = jnp.broadcast_to(jnp.eye(sizes[2], dtype=obs.dtype), (*obs.shape[:-1], sizes[2]))
+        inputs = jnp.concatenate([obs, last, own_id], axis=-1)
+        return dense(inputs, jnp.concatenate([others, for_id + bias]))
 
 
 class GRUUtility(nn.Module):

@@ -68,9 +68,14 @@ def replay_bytes(config: Config, env: Env) -> int:
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit`. On the CPU with LLVM's second level: compiled a quarter faster than with its third, and as fast.
 
-    And with vectors as wide as it has: XLA would use half of AVX-512's, and collect a fifth slower.
+    With vectors as wide as it has, where XLA would use half of AVX-512's and collect a fifth slower; and in the order
+    that needs least memory, which is a few percent faster than the one that lets most operations run at once.
     """
-    cpu = {"xla_backend_optimization_level": 2, "xla_cpu_prefer_vector_width": 512}
+    cpu = {
+        "xla_backend_optimization_level": 2,
+        "xla_cpu_prefer_vector_width": 512,
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    }
     return jax.jit(function, compiler_options=cpu if jax.default_backend() == "cpu" else None, **options)
 
 
