@@ -168,7 +168,7 @@ LATE = [  # what only the environment, the machine and the file system can tell:
     ),
     (f"{GAME} run_dir=/proc/run", "run_dir: cannot make /proc/run: "),
     (f"{GAME} replay.capacity=16e9", "replay.capacity: the replay needs "),
-    (f"{GAME},smax_3m replay.capacity=16e7", "replay.capacity: the replay needs "),  # of the second run
+    (f"{GAME},smax_3m replay.capacity=16e6", "replay.capacity: the replay needs "),  # of the second run
     (f"{GAME} replay.observations=recomputed", "replay.observations: matrix_game cannot recompute its observations;"),
     (f"{GAME},mpe_simple_spread algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width"),
     ("train +env=smax_3m algo.agent.name=cnn", "algo.agent.name: cnn needs observations of height x width x channels"),

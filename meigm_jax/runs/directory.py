@@ -24,7 +24,7 @@ def new(config: Config) -> Path:
     A run that is named after the time gets a number besides where another was started in the same second.
     """
     run_dir = run_directory(config)
-    if not (config.name or config.run_dir):
+    if _named_after_the_time(config):
         numbered = (run_dir.with_name(f"{run_dir.name}_{number}") for number in itertools.count(2))
         run_dir = next(path for path in itertools.chain([run_dir], numbered) if not _taken(path))
     if _taken(run_dir):
@@ -34,6 +34,10 @@ def new(config: Config) -> Path:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"run_dir: cannot make {run_dir}: {above} is not a folder that can be written to")
     return run_dir
+
+
+def _named_after_the_time(config: Config) -> bool:
+    return not (config.name or config.run_dir)
 
 
 def _taken(run_dir: Path) -> bool:
@@ -66,7 +70,7 @@ def begin(config: Config, run_dir: Path) -> Path:
                 claim.unlink()
             for path in made:
                 path.rmdir()
-        if isinstance(error, FileExistsError) and not (config.name or config.run_dir):
+        if _named_after_the_time(config) and _taken(run_dir):
             return begin(config, new(config))
         if isinstance(error, ConfigError):
             raise

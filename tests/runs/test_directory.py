@@ -41,3 +41,10 @@ def test_a_run_that_is_named_lies_where_it_is_told_to(chosen: str):
     with pytest.raises(ConfigError, match=f"cannot make {run_dir}: File exists"):
         directory.begin(config, run_dir)
     assert (run_dir / "config.yaml").read_bytes() == before
+
+
+def test_a_folder_of_runs_that_leads_nowhere_is_one_error():
+    Path("runs").symlink_to("not_mounted")
+    config = configured()
+    with pytest.raises(ConfigError, match="run_dir: cannot make runs/matrix_game/vdn/now: "):
+        directory.begin(config, directory.new(config))
