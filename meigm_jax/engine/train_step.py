@@ -159,22 +159,27 @@ def in_turn(update: Callable[..., Any]) -> Callable[..., Any]:
     return one
 
 
-def _in_turn(update: Callable[..., Any], members: int, batched: list[Any], *args: Any) -> tuple[Any, Any]:
+def _in_turn(update: Callable[..., Any], members: int, batched: list[Any], learner: Learner, *args: Any) -> Any:
     """The vmap rule of `in_turn`; `batched` marks the leaves with a member axis; the step, last of `args`, has none.
 
     A member alone has to get the same bits as among others. XLA would inline a single turn and fuse it differently, so
-    a lone member is stored twice, and the number of turns, by way of the step (>= 0), is not a constant.
+    the number of turns, by way of the step (>= 0), is not a constant, and barriers part the turn from what is around.
     """
-    if members == 1:
-        args = jax.tree.map(lambda x, b: jnp.concatenate([x, x]) if b else x, args, tuple(batched))
     turns = jnp.minimum(args[-1] + members, members)
 
-    def turn(i: Array, done: Any) -> Any:
-        # Sliced once: else XLA slices it again within every operation that reads it.
-        member = jax.lax.optimization_barrier(jax.tree.map(lambda x, b: x[i] if b else x, args, tuple(batched)))
-        return jax.tree.map(lambda all_members, new: all_members.at[i].set(new), done, update(*member))
+    def of_member(i: Array | int, learner: Learner) -> Any:
+        def pick(x: Array, has_members: bool) -> Array:
+            return jax.lax.dynamic_index_in_dim(x, i, keepdims=False) if has_members else x
 
-    member = jax.tree.map(lambda x, b: x[0] if b else x, args, tuple(batched))
-    empty = jax.tree.map(lambda x: jnp.zeros((max(members, 2), *x.shape), x.dtype), jax.eval_shape(update, *member))
-    done = jax.tree.map(lambda x: x[:members], jax.lax.fori_loop(0, turns, turn, empty))
+        return jax.tree.map(pick, (learner, *args), tuple(batched))
+
+    def turn(i: Array, done: tuple[Learner, Metrics]) -> tuple[Learner, Metrics]:
+        # Sliced once: else XLA slices it again within every operation that reads it.
+        member = jax.lax.optimization_barrier(of_member(i, done[0]))
+        new = jax.lax.optimization_barrier(update(*member))
+        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, i, 0), done, new)
+
+    metrics = jax.eval_shape(lambda: update(*of_member(0, learner)))[1]
+    empty = jax.tree.map(lambda x: jnp.zeros((members, *x.shape), x.dtype), metrics)
+    done = jax.lax.fori_loop(0, turns, turn, (learner, empty))
     return done, jax.tree.map(lambda x: True, done)
