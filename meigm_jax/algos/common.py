@@ -90,6 +90,11 @@ def descend(
     return unravel(jnp.asarray(optax.apply_updates(flat, updates))), state
 
 
+def norm(gradients: Params) -> Array:
+    """The Euclidean norm of all gradients together, as clipping knows it: on one array, made once for both."""
+    return jnp.asarray(optax.tree.norm(ravel_pytree(gradients)[0]))
+
+
 def epsilon(hyper: Hyper, step: Array) -> Array:
     """Exploration rate after `step` env steps."""
     return policies.linear_schedule(hyper.epsilon_start, hyper.epsilon_end, hyper.epsilon_decay_steps, step)
@@ -141,7 +146,7 @@ def q_learning(
         gradients, metrics = gradients_of(of, learner.params)
         optimizer = clipped_adam(hyper, hyper.learning_rate)
         params, state = descend(optimizer, gradients, learner.optimizer_state, learner.params)
-        metrics |= {"grad_norm": optax.tree.norm(gradients), "epsilon": epsilon(hyper, step)}
+        metrics |= {"grad_norm": norm(gradients), "epsilon": epsilon(hyper, step)}
         return learner._replace(params=params, optimizer_state=state), metrics
 
     return Algorithm(init, init_carry, act, update, joint_value)

@@ -24,6 +24,7 @@ from meigm_jax.algos.common import (
     gradients_of,
     joint_value_of,
     mixed,
+    norm,
     optimizer_state,
     td_targets,
     transitions,
@@ -217,7 +218,7 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
     stepped, states = zip(*steps, strict=True)
     params = ungroup(Network(*stepped))
     params = params._replace(temperature=parts.temperature.project(params.temperature, hyper))
-    metrics["grad_norm"] = optax.tree.norm((gradients.agent, gradients.mixer))
+    metrics["grad_norm"] = norm((gradients.agent, gradients.mixer))
     if not parts.soft:
         metrics["epsilon"] = epsilon(hyper, step)
     return learner._replace(params=params, optimizer_state=Network(*states)), metrics

@@ -45,6 +45,7 @@ def uniform(key: Words) -> Array:
     return jax.lax.bitcast_convert_type((bits >> 9) | np.uint32(0x3F800000), jnp.float32) - 1.0
 
 
+@jax.jit  # called often and large: traced once for every shape, and lowered to one function
 def _hash(key: Words, count: Array) -> Words:
     """Threefry of the 64-bit counter `count` < 2**32 under `key`."""
     injected = (*key, key.first ^ key.second ^ PARITY)
