@@ -78,11 +78,18 @@ collected is exchanged as one array, too. The loops over time write over what th
 their results with zeros, and copy them, before the first row (1 ms of 30). They read a row before they write to it:
 else XLA copies whole arrays in every pass.
 
-Since that table the agent's inputs are one product, without sums of arrays after it, and XLA schedules for the CPU by
-memory. Both together, on an Intel Xeon and in turn with the version before: 317 instead of 339 ms per iteration of 8
-gradient steps, 48.6 instead of 53.3 ms with one. **The rows of the AMD EPYC below are of the version before.** The Xeon
-multiplies matrices as narrow as the agent's at 0.6 of its speed; products alone are half of a step there, too. Without
-the six weight gradients a step would take 8 to 11 ms less, of which their operations need 4.
+Since that table, each in turn with the version before, on an Intel Xeon, per iteration of 8 gradient steps and of one:
+
+- the agent's inputs are one product, without sums of arrays after it, and XLA schedules for the CPU by memory: 317
+  instead of 339 ms, 48.6 instead of 53.3 ms;
+- a seed alone takes its turn without being copied, slice by slice, into a loop over seeds and out of it, and the norm
+  that is logged is the one that clips: 700 instead of 1000 kernels, 365 instead of 411 ms, 60 instead of 63 ms (on a
+  day when everything there took longer), and 9.6 instead of 11.0 s to compile.
+
+**The rows of the AMD EPYC below are of the version before both.** The Xeon multiplies matrices as narrow as the agent's
+at 0.6 to 0.8 of its speed; products alone are half of a step there, too. Without the six weight gradients a step would
+take 8 to 11 ms less, of which their operations need 4. Of the compilation 1.8 s are Threefry's rounds in SMAX's start
+states, written out some thirty times: as loops, as jax.random has them, they take as long.
 
 What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
 first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.

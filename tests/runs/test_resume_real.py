@@ -56,6 +56,17 @@ def kill(process, run_dir, seconds):
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
 
+def assert_times_add_up(run_dir):
+    """Also of a run that several processes have trained: none of them is left out, and nothing is counted twice."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    training = len(summary["seeds"]) * summary["env_steps"] / summary["env_steps_per_second"]
+    assert training > 0 and summary["compile_seconds"] > 0
+    assert training + summary["compile_seconds"] < summary["wall_time"]
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    times = [json.loads(line)["wall_time"] for line in lines]
+    assert times == sorted(times) and times[-1] <= summary["wall_time"]
+
+
 def test_a_run_that_is_killed_twice_ends_as_if_nothing_had_been(tmp_path):
     """At two moments of its life; where in an iteration or a save that is differs from machine to machine."""
     whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
@@ -64,5 +75,7 @@ def test_a_run_that_is_killed_twice_ends_as_if_nothing_had_been(tmp_path):
     kill(train([f"resume={killed}"], cache), killed, seconds=0.15)
     assert train([f"resume={killed}"], cache).wait() == 0
     assert rows_of(killed) == rows_of(whole)
+    for run_dir in (whole, killed):
+        assert_times_add_up(run_dir)
     for x, y in zip(final_state(killed), final_state(whole), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
