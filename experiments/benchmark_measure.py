@@ -59,12 +59,15 @@ def device(unit: Unit) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name: 'Intel(R) Xeon(R) Processor @ 2.10GHz' -> 'Intel Xeon'; 'CPU' where the system doesn't tell."""
+    """The CPU's name; 'CPU' where the system doesn't tell."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    name = found[1] if found else platform.processor() or "CPU"
-    name = re.sub(r"\((R|TM|r|tm)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", name)
-    return " ".join(name.split()) or "CPU"
+    return plain(found[1] if found else platform.processor()) or "CPU"
+
+
+def plain(model: str) -> str:
+    """What tells processors apart: 'Intel(R) Xeon(R) Processor @ 2.10GHz' -> 'Intel Xeon'."""
+    return " ".join(re.sub(r"\((R|TM|r|tm)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", model).split())
 
 
 def wait_for_turn() -> None:

@@ -155,6 +155,19 @@ def test_whatever_is_planned_is_a_valid_run_of_ours(benchmark, measure):
         assert iterations == (unit["batch_size"] - 1 if unit["gradient_steps"] else unit["iterations"])
 
 
+@pytest.mark.parametrize(
+    "model, name, file",
+    [
+        ("Intel(R) Xeon(R) Processor @ 2.10GHz", "Intel Xeon", "intel_xeon_2_cores"),
+        ("AMD EPYC 9R14 96-Core Processor", "AMD EPYC 9R14", "amd_epyc_9r14_2_cores"),
+        ("13th Gen Intel(R) Core(TM) i7-1370P", "13th Gen Intel Core i7-1370P", "13th_gen_intel_core_i7_1370p_2_cores"),
+    ],
+)
+def test_results_are_named_after_the_processor(benchmark, measure, model, name, file):
+    assert measure.plain(model) == name
+    assert benchmark.report.slug({"name": f"{name}, 2 cores"}) == file
+
+
 def test_a_wrong_path_of_the_peer_is_one_line(benchmark, tmp_path, capsys):
     assert benchmark.main(["env", "--jaxmarl", str(tmp_path)]) == 2
     [line] = capsys.readouterr().err.splitlines()
