@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.register("type", int, _whole)
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """What the arguments (None: the process's own) say. Raises ConfigError, with names like an unknown option's."""
@@ -36,6 +37,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
         raise ConfigError(f"{message} (see --help)")
+
+
+def _whole(text: str) -> int:
+    """Of every integer option: 1e3 is one, as in a configuration."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -30,6 +30,8 @@ WRONG = [  # arguments -> what the one line must say
     ("{run} --checkpoint last", "argument --checkpoint: invalid choice: 'last'"),
     ("{run} --episodes 0", "episodes: expected an integer of at least 1, got 0"),
     ("{run} --episodes many", "argument --episodes: invalid int value: 'many'"),
+    ("{run} --episodes 1.5", "argument --episodes: invalid int value: '1.5'"),
+    ("{run} --episodes inf", "argument --episodes: invalid int value: 'inf'"),
     ("{run} --seed 9", "seed: '{run}' has the seeds 3 to 4, got 9"),
     ("{run} --evaluation-seed -1", "evaluation-seed: expected an integer from 0 to 2^31 - 1, got -1"),
     ("{run} --episode 3", "unknown option '--episode'; did you mean --episodes, "),
@@ -63,7 +65,7 @@ def report(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
 
 def test_the_newest_learners_get_what_the_run_ended_with(trained, capsys):
     summary = json.loads((trained / "summary.json").read_text())
-    found = report(capsys, trained, "--checkpoint", "newest", "--episodes", 5)
+    found = report(capsys, trained, "--checkpoint", "newest", "--episodes", "5e0")
     assert (found["env"], found["algo"], found["checkpoint"]) == ("matrix_game", "qmix", "newest")
     assert (found["env_steps"], found["policy"], found["episodes"]) == (summary["env_steps"], "greedy", 5)
     assert [(each["seed"], each["member"]) for each in found["seeds"]] == [(3, 0), (4, 1)]
