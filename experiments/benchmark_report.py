@@ -86,10 +86,11 @@ Since that table, each in turn with the version before, on an Intel Xeon, per it
   that is logged is the one that clips: 700 instead of 1000 kernels, 365 instead of 411 ms, 60 instead of 63 ms (on a
   day when everything there took longer), and 9.6 instead of 11.0 s to compile.
 
-**The rows of the AMD EPYC below are of the version before both, those of the Xeon of this one.** The Xeon multiplies matrices as narrow as the agent's
-at 0.6 to 0.8 of its speed; products alone are half of a step there, too. Without the six weight gradients a step would
-take 8 to 11 ms less, of which their operations need 4. Of the compilation 1.8 s are Threefry's rounds in SMAX's start
-states, written out some thirty times: as loops, as jax.random has them, they take as long.
+**The rows of the AMD EPYC below are of the version before both, those of the Xeon of this one.** The Xeon multiplies
+matrices as narrow as the agent's at 0.6 to 0.8 of its speed; products alone are half of a step there, too. Without the
+six weight gradients a step would take 8 to 11 ms less, of which their operations need 4. Of the compilation 1.8 s are
+Threefry's rounds in SMAX's start states, written out some thirty times: as loops, as jax.random has them, they take as
+long.
 
 What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
 first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.
