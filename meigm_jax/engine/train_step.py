@@ -159,8 +159,12 @@ def in_turn(update: Callable[..., Any]) -> Callable[..., Any]:
     return one
 
 
-def _in_turn(update: Callable[..., Any], members: int, batched: list[Any], learner: Learner, *args: Any) -> Any:
-    """The vmap rule of `in_turn`; `batched` marks the leaves with a member axis; the step, last of `args`, has none.
+def _in_turn(
+    update: Callable[..., Any], members: int, batched: list[Any], learner: Learner, *args: Any
+) -> tuple[tuple[Learner, Metrics], Any]:
+    """The vmap rule of `in_turn`; `batched` marks the leaves with a member axis.
+
+    All leaves of the learner have one; the step, last of `args`, has none.
 
     A member alone has to get the same bits as among others. XLA would inline a single turn and fuse it differently, so
     the number of turns, by way of the step (>= 0), is not a constant, and barriers part the turn from what is around.
