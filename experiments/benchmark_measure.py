@@ -62,10 +62,10 @@ def processor() -> str:
     """The CPU's name; 'CPU' where the system doesn't tell."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return plain(found[1] if found else platform.processor()) or "CPU"
+    return short_name(found[1] if found else platform.processor()) or "CPU"
 
 
-def plain(model: str) -> str:
+def short_name(model: str) -> str:
     """What tells processors apart: 'Intel(R) Xeon(R) Processor @ 2.10GHz' -> 'Intel Xeon'."""
     return " ".join(re.sub(r"\((R|TM|r|tm)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", model).split())
 

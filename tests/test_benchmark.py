@@ -164,7 +164,7 @@ def test_whatever_is_planned_is_a_valid_run_of_ours(benchmark, measure):
     ],
 )
 def test_results_are_named_after_the_processor(benchmark, measure, model, name, file):
-    assert measure.plain(model) == name
+    assert measure.short_name(model) == name
     assert benchmark.report.slug({"name": f"{name}, 2 cores"}) == file
 
 

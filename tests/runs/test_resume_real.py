@@ -57,7 +57,7 @@ def kill(process, run_dir, seconds):
 
 
 def assert_times_add_up(run_dir):
-    """Also of a run that several processes have trained: none of them is left out, and nothing is counted twice."""
+    """Also of a run that several processes have trained: nothing is counted twice, and the clock never goes back."""
     summary = json.loads((run_dir / "summary.json").read_text())
     training = len(summary["seeds"]) * summary["env_steps"] / summary["env_steps_per_second"]
     assert training > 0 and summary["compile_seconds"] > 0
