@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from meigm_jax.runs.loop import run
 from meigm_jax.train import parse, plan
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows_of(run_dir: Path, seed: int) -> list[dict]:
@@ -47,3 +52,31 @@ def test_eight_seeds_get_to_the_end_and_differ(trained):
     assert [member["seed"] for member in summary["seeds"]] == list(range(8))
     assert all(member["non_finite"] is None for member in summary["seeds"])
     assert len({json.dumps([row.get("loss_td") for row in rows_of(run_dir, seed)]) for seed in range(8)}) == 8
+
+
+def test_a_seed_alone_has_the_same_metrics_where_xla_optimises(tmp_path):
+    """In processes of their own: under this suite's XLA_FLAGS programs come out alike, whatever the trainer does."""
+
+    def start(run_dir: Path, *seeds: str) -> subprocess.Popen:
+        sizes = "train.num_envs=8 train.updates_per_chunk=4 train.warmup_sequences=32 total_env_steps=10240".split()
+        asked = (
+            "evaluation.policies=[greedy] evaluation.episodes=8 evaluation.final_episodes=8 log.interval=1024".split()
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "meigm_jax.train",
+            "+env=smax_5v5",
+            "devices=1",
+            *sizes,
+            *asked.split(),
+            *seeds,
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        return subprocess.Popen([*command, f"run_dir={run_dir}"], cwd=ROOT, env=environment)
+
+    alone, among = tmp_path / "alone", tmp_path / "among"
+    processes = [start(alone, "seed=1", "seeds=1"), start(among, "seed=0", "seeds=3")]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert rows_of(alone, 1)[-2]["loss_td"] > 0
+    assert rows_of(alone, 1) == rows_of(among, 1)
