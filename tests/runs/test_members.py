@@ -60,18 +60,9 @@ def test_a_seed_alone_has_the_same_metrics_where_xla_optimises(tmp_path):
     def start(run_dir: Path, *seeds: str) -> subprocess.Popen:
         sizes = "train.num_envs=8 train.updates_per_chunk=4 train.warmup_sequences=32 total_env_steps=10240".split()
         asked = (
-            "evaluation.policies=[greedy] evaluation.episodes=8 evaluation.final_episodes=8 log.interval=1024".split()
+            "evaluation.policies=[greedy] evaluation.episodes=4 evaluation.final_episodes=4 log.interval=1e3".split()
         )
-        command = [
-            sys.executable,
-            "-m",
-            "meigm_jax.train",
-            "+env=smax_5v5",
-            "devices=1",
-            *sizes,
-            *asked.split(),
-            *seeds,
-        ]
+        command = [sys.executable, "-m", "meigm_jax.train", "+env=smax_5v5", "devices=1", *sizes, *asked, *seeds]
         environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         return subprocess.Popen([*command, f"run_dir={run_dir}"], cwd=ROOT, env=environment)
 
