@@ -14,26 +14,54 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from meigm_jax.types import Array, Params
 
 
-def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
-    """The bound of U(-1/sqrt(fan_in), 1/sqrt(fan_in)) in place of an initial value, for `initial`."""
+class FanIn(struct.PyTreeNode, nn.meta.AxisMetadata[Array]):
+    """A parameter drawn by `uniform_fan_in`, with the bound that it was drawn from. Modules see the parameter alone."""
 
-    def bound(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike | None = None) -> Array:
-        return jnp.full(shape, 1.0 / math.sqrt(fan_in), dtype)
+    value: Array
+    bound: float = struct.field(pytree_node=False)
 
-    return bound
+    def unbox(self) -> Array:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> Any:
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> FanIn:
+        return self
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> FanIn:
+        return self
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., Any]:
+    """The initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default; a module gets an Array from it."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike | None = None) -> FanIn:
+        return FanIn(jax.random.uniform(key, shape, dtype or float, -bound, bound), bound)
+
+    return draw
 
 
 def initial(module: nn.Module, key: Array, *inputs: Any) -> Params:
-    """Parameters of a module whose initialisers are `uniform_fan_in`, by one draw: each takes long to compile."""
-    bounds, tree = jax.tree.flatten(module.init(jax.random.key(0), *inputs))
-    ends = np.cumsum([bound.size for bound in bounds])
-    drawn = jax.random.uniform(key, (ends[-1],), bounds[0].dtype, -1.0, 1.0)
-    parts = jnp.split(drawn, ends[:-1])
-    return tree.unflatten([bound * part.reshape(bound.shape) for bound, part in zip(bounds, parts, strict=True)])
+    """Initial parameters of a module; all that are `uniform_fan_in` by one draw, for each takes long to compile."""
+
+    def is_fan_in(x: Any) -> bool:
+        return isinstance(x, FanIn)
+
+    leaves, tree = jax.tree.flatten(jax.eval_shape(module.init, key, *inputs), is_leaf=is_fan_in)
+    if not all(map(is_fan_in, leaves)):
+        leaves = jax.tree.leaves(module.init(key, *inputs), is_leaf=is_fan_in)
+    fan_ins = [leaf for leaf in leaves if is_fan_in(leaf)]
+    ends = np.cumsum([leaf.value.size for leaf in fan_ins], dtype=int)
+    drawn = jax.random.uniform(key, (ends[-1] if fan_ins else 0,), minval=-1.0, maxval=1.0)
+    parts = iter(jnp.split(drawn, ends[:-1]))
+    return tree.unflatten([x.bound * next(parts).reshape(x.value.shape) if is_fan_in(x) else x for x in leaves])
 
 
 @jax.custom_vjp

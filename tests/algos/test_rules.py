@@ -8,6 +8,7 @@ import pytest
 from meigm_jax.algos import independent, quantile_mixture, soft_qmix, weighted_qmix
 from meigm_jax.mixers import vdn
 from meigm_jax.modules import agent
+from meigm_jax.modules.layers import initial
 from tests.algos.variants import ACTIONS, AGENTS, HYPER, SPEC, random_batch
 from tests.ops.forward_view import lambda_mixture
 
@@ -39,7 +40,7 @@ def test_all_agents_share_the_fractions_of_a_row():
     """Two agents with the same memory have the same quantiles."""
     parts = quantile_mixture.Parts(GRU, vdn.make(SPEC), quantile_mixture.Embedding(16, 8), 4, 4, False, False)
     k_agent, k_phi = jax.random.split(jax.random.key(0))
-    network = quantile_mixture.Network(GRU.init(k_agent), parts.embedding.init(k_phi, jnp.zeros(1)), {})
+    network = quantile_mixture.Network(GRU.init(k_agent), initial(parts.embedding, k_phi, jnp.zeros(1)), {})
     features = jnp.broadcast_to(jnp.linspace(-1, 1, 8), (AGENTS, 8))
     z = quantile_mixture.quantiles(parts, network, features, jnp.array([0.1, 0.4, 0.6, 0.9]))
     assert z.shape == (AGENTS, ACTIONS, 4) and jnp.all(jnp.std(z, axis=-1) > 0)
@@ -69,7 +70,7 @@ def test_weighted_qmix_by_its_definition():
 
     def network(k_agent, k_central):
         k_own, k_net = jax.random.split(k_central)
-        central = parts.central.init(k_net, jnp.zeros(AGENTS), jnp.zeros(SPEC.state_dim))
+        central = initial(parts.central, k_net, jnp.zeros(AGENTS), jnp.zeros(SPEC.state_dim))
         return weighted_qmix.Network(GRU.init(k_agent), {}, GRU.init(k_own), central)
 
     online, target = network(*keys[:2]), network(*keys[2:])
