@@ -11,14 +11,14 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from meigm_jax.algos import RULES
-from meigm_jax.envs import BY_ID, check_options, episode_limit, is_shaped
+from meigm_jax.envs import BY_ID, check_options, episode_limit, suite_of
 from meigm_jax.hyper import SHORT, Hyper, in_words, told
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
@@ -155,6 +155,7 @@ REGISTRIES: dict[str, Mapping[str, Part]] = {
     "algo.opt": OPTS,
     "algo.temperature": TEMPERATURES,
 }
+READ_BY_ALL = ("learning_rate", "max_grad_norm", "gamma", "td_lambda")
 
 
 def build(raw: Mapping[str, Any]) -> Config:
@@ -224,45 +225,27 @@ def check_parts(algo: AlgoConfig) -> None:
     for kind in ("opt", "temperature", "mixer"):
         path, given = f"algo.{kind}", getattr(algo, kind) is not None
         if given and kind not in used:
-            why = "" if kind == "mixer" else " and no maximum-entropy version: it explores by epsilon-greedy"
-            raise ConfigError(f"{path}: expected null, the rule '{algo.rule.name}' has no {kind}{why}")
+            raise ConfigError(f"{path}: expected null, the rule '{algo.rule.name}' has no {kind}")
         if not given and kind in used:
             raise ConfigError(f"{path}: the rule '{algo.rule.name}' needs one of {', '.join(REGISTRIES[path])}")
-    unused = {"opt": "identity", "temperature": "fixed"}  # what stands for none of them
-    for kind, none in unused.items():
-        if not soft(algo) and kind in used and (given := getattr(algo, kind).name) != none:
-            raise ConfigError(f"algo.{kind}: expected {none}, epsilon-greedy exploration has no use for {given}")
-
-
-def soft(algo: AlgoConfig) -> bool:
-    """Whether it explores by softmax policies, not by epsilon-greedy."""
-    return "temperature" in RULES[algo.rule.name].parts and algo.rule.options.get("exploration") != "epsilon_greedy"
 
 
 def check_sweep(config: Config) -> None:
     """Every swept number makes a difference to the run. Raises ConfigError."""
+    reads = reads_of(config)
     for name in config.sweep:
-        if why := _unread(config, name):
-            raise ConfigError(f"sweep.{name}: {why}")
+        if name not in reads:
+            raise ConfigError(
+                f"sweep.{name}: {config.algo.name} does not read it on {config.env.name}; it reads {', '.join(reads)}"
+            )
 
 
-def _unread(config: Config, name: str) -> str | None:
-    """Why this number of `hyper` makes no difference to the run; None: it does."""
-    algo = config.algo
-    if name.startswith("shaping") and not is_shaped(config.env.name):
-        return f"{config.env.name} has no shaped rewards"
-    if not soft(algo):
-        theirs = name.startswith(("alpha", "opt_", "target_entropy"))
-        return f"{algo.name} explores by epsilon-greedy and does not read it" if theirs else None
-    assert algo.temperature is not None and algo.opt is not None  # check_parts
-    reads = TEMPERATURES[algo.temperature.name].reads
-    if name.startswith("epsilon"):
-        return f"{algo.name} explores by its policies, it has no epsilon"
-    if name.startswith(("alpha", "target_entropy")) and name not in reads:
-        return f"the temperature '{algo.temperature.name}' depends on {', '.join(reads)} alone"
-    if name == "opt_learning_rate" and algo.opt.name == "identity":
-        return "the OPT 'identity' learns nothing"
-    return None
+def reads_of(config: Config) -> list[str]:
+    """The numbers of `hyper` that make a difference to the run, in their order."""
+    chosen = {path: getattr(config.algo, path.removeprefix("algo.")) for path in REGISTRIES}
+    parts = [REGISTRIES[path][part.name] for path, part in chosen.items() if part is not None]
+    reads = {*READ_BY_ALL, *itertools.chain.from_iterable(part.reads for part in (suite_of(config.env.name), *parts))}
+    return [name for name in Hyper._fields if name in reads]
 
 
 def _plain(value: Any) -> Any:
@@ -444,7 +427,7 @@ def validate(config: Config) -> None:
             if not test(value):
                 raise ConfigError(f"sweep.{name}: expected {wanted}, got {value}")
     _validate_together(config)
-    reads = TEMPERATURES[config.algo.temperature.name].reads if config.algo.temperature else ()
+    reads = reads_of(config)
     for point in grid(config):
         _validate_temperature({**config.hyper, **point}, reads, f"sweep: with {told(point)}, " if point else "")
 
@@ -482,7 +465,7 @@ def _validate_together(config: Config) -> None:
         raise ConfigError(f"seeds: seed + seeds must be at most 2^31, got {config.seed} + {config.seeds}")
 
 
-def _validate_temperature(hyper: Mapping[str, float], reads: tuple[str, ...], where: str) -> None:
+def _validate_temperature(hyper: Mapping[str, float], reads: Sequence[str], where: str) -> None:
     low, high = hyper["alpha_min"], hyper["alpha_max"]
     if low > high:
         raise ConfigError(f"{where}hyper.alpha_min: expected at most hyper.alpha_max ({high}), got {low}")

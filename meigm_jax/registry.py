@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -17,31 +17,48 @@ class ConfigError(ValueError):
     """A wrong configuration, in one line that names what is wrong and what would be right."""
 
 
-class OneOf(tuple[str, ...]):
-    """The allowed values of a string option; the first is the default."""
+class Option(NamedTuple):
+    """An option of a part: its default, its meaning (--help shows it), and what it may be.
 
-    def __new__(cls, *values: str) -> OneOf:
-        return super().__new__(cls, values)
-
-
-class Checked(NamedTuple):
-    """An option with its own check: `target` is "module:function", taking (value, path) and returning the value."""
+    allowed: the only strings. check: value, dotted path -> the value; raises ConfigError. With neither, the type of the
+    default says it: sizes are at least 1, no number is negative; a default of None stands for a size that is left out.
+    """
 
     default: Any
-    target: str
+    meaning: str
+    allowed: Sequence[str] = ()
+    check: Callable[[Any, str], Any] | None = None
+
+    def checked(self, value: Any, path: str) -> Any:
+        """`value`, if it is one that the option takes. Raises ConfigError."""
+        if self.allowed:
+            return one_of(value, self.allowed, path)
+        if self.check is not None:
+            return self.check(value, path)
+        if self.default is None and value is None:
+            return None
+        value = scalar(int if self.default is None else type(self.default), value, path)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
+        if isinstance(value, float) and value < 0:
+            raise ConfigError(f"{path}: expected a number of at least 0, got {value}")
+        return value
 
 
 class Part:
-    """One entry of a registry: `target` is "module:function"; the keywords are its options with defaults."""
+    """One entry of a registry: `target` is "module:function"; further keywords are its options.
 
-    def __init__(self, target: str, **options: Any):
+    `reads` are the numbers of `hyper` that make a difference to it.
+    """
+
+    def __init__(self, target: str, *, reads: Sequence[str] = (), **options: Option):
         self.target = target
+        self.reads = reads
         self.options = options
 
     def defaults(self) -> dict[str, Any]:
         """Every option with its default value."""
-        # A OneOf and a Checked alike keep their default in front.
-        return {key: value[0] if isinstance(value, tuple) else value for key, value in self.options.items()}
+        return {key: option.default for key, option in self.options.items()}
 
     def complete(self, given: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Every option, with the values given. Raises ConfigError, under the dotted `path`, on a wrong one."""
@@ -50,27 +67,20 @@ class Part:
             if key not in options:
                 raise ConfigError(f"unknown key '{path}.{key}'; {nearest(str(key), options)}")
             options[key] = value
-        return {key: option(self.options[key], value, f"{path}.{key}") for key, value in options.items()}
+        return {key: self.options[key].checked(value, f"{path}.{key}") for key, value in options.items()}
 
     def load(self) -> Callable[..., Any]:
         """Import and return the maker."""
-        return resolve(self.target)
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
 class Rule(Part):
     """A learning rule; `parts` are the slots of `algo` that it is made of, besides the agent."""
 
-    def __init__(self, target: str, parts: tuple[str, ...] = (), **options: Any):
-        super().__init__(target, **options)
+    def __init__(self, target: str, parts: Sequence[str] = (), *, reads: Sequence[str] = (), **options: Option):
+        super().__init__(target, reads=reads, **options)
         self.parts = parts
-
-
-class TemperaturePart(Part):
-    """A temperature; `reads` are the numbers of `hyper` that make a difference to it."""
-
-    def __init__(self, target: str, reads: tuple[str, ...], **options: Any):
-        super().__init__(target, **options)
-        self.reads = reads
 
 
 class OpenPart(Part):
@@ -80,12 +90,6 @@ class OpenPart(Part):
         """Every known option, checked, and the others as they are."""
         known = {key: value for key, value in given.items() if key in self.options}
         return super().complete(known, path) | {key: value for key, value in given.items() if key not in known}
-
-
-def resolve(target: str) -> Callable[..., Any]:
-    """Import and return the function that "module:function" names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -102,27 +106,8 @@ def lookup(registry: Mapping[str, Part], name: str, what: str) -> Part:
     return registry[name]
 
 
-def option(default: Any, value: Any, path: str) -> Any:
-    """An option of a part, checked against the type of its default; sizes are at least 1, no number is negative.
-
-    A default of None stands for a size that may be left out.
-    """
-    if isinstance(default, OneOf):
-        return one_of(value, default, path)
-    if isinstance(default, Checked):
-        return resolve(default.target)(value, path)
-    if default is None and value is None:
-        return None
-    value = scalar(int if default is None else type(default), value, path)
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-        raise ConfigError(f"{path}: expected an integer of at least 1, got {value}")
-    if isinstance(value, float) and value < 0:
-        raise ConfigError(f"{path}: expected a number of at least 0, got {value}")
-    return value
-
-
 def share(value: Any, path: str) -> float:
-    """`value` if it is from 0 to 1: the check of a `Checked`."""
+    """`value` if it is a number from 0 to 1: the check of an Option."""
     value = scalar(float, value, path)
     if not 0 <= value <= 1:
         raise ConfigError(f"{path}: expected a number from 0 to 1, got {value}")
@@ -153,7 +138,7 @@ def _number(text: str) -> Any:
         return text
 
 
-def one_of(value: Any, allowed: tuple[Any, ...], path: str) -> Any:
+def one_of(value: Any, allowed: Sequence[Any], path: str) -> Any:
     """`value` if it is among `allowed`."""
     if value not in allowed:
         raise ConfigError(f"{path}: expected one of {', '.join(map(str, allowed))}, got {value!r}")

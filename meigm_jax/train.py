@@ -122,8 +122,7 @@ def _hint(group: str, name: str) -> str:
     """What may have been meant by the unknown `name`."""
     known, plain = choices(group), name.removeprefix("me_")
     if group == "algo" and name != plain in known:
-        soft = ", ".join(each for each in known if each.startswith("me_"))
-        return f"'{plain}' has no maximum-entropy version, which needs a mixer that keeps IGM: {soft}"
+        return f"maximum-entropy versions: {', '.join(each for each in known if each.startswith('me_'))}"
     return nearest(name, known)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meigm_jax.config import REGISTRIES
 from meigm_jax.envs import SUITES
-from meigm_jax.registry import OneOf, Part
+from meigm_jax.registry import Part
 
 GROUPS = ("env", "algo", "experiment")  # folders of configs/, in the order in which they are composed
 _PACKAGE = Path(__file__).resolve().parent
@@ -23,51 +23,6 @@ PART_MEANINGS = {
     "algo.mixer": "local utilities to one joint value",
     "algo.opt": "order-preserving transformation (OPT) of the utilities",
     "algo.temperature": "weight of the entropy",
-}
-OPTION_MEANINGS = {  # of `algo.<part>.<option>` and `env.options.<option>`
-    "acting_quantiles": "quantiles, evenly spaced, whose mean is the utility when acting",
-    "central_dim": "hidden units of the central value",
-    "channels": "filters of each convolution",
-    "compact": "inputs without what never changes in this kitchen; false: whole images, which a cnn needs",
-    "double_q": "the online network chooses the next actions, else the target network",
-    "embed_dim": "width of the mixing layer, or of the joint value's hidden layers",
-    "entropy": "the policy's entropy: the sum over actions, or the log-probability of a sampled one",
-    "exploration": "how actions are chosen in training",
-    "half_weights": "rows where Q_tot lies between the OPT's sum and its target count half",
-    "hidden_dim": "units of the agent's hidden layers",
-    "hypernet_dim": "hidden units of the networks that make weights from the state",
-    "hypernet_layers": "Linear layers that make the mixing weights: 1, or 2",
-    "inputs": "what the joint value reads besides the state: the agents' features and actions, or actions alone",
-    "kernel_dim": "hidden units of the kernels",
-    "layers": "Linear layers of each kernel, or of the joint value",
-    "local_ratio": "weight of an agent's own collisions in its reward, against the team's distances",
-    "low_weight": "of a row whose value is thought too high",
-    "mask_dead": "leave out agents that have no choice to make",
-    "max_steps": "time limit of an episode, env steps",
-    "nonoptimal_weight": "of the loss that keeps the sum of utilities above the joint value",
-    "num_agents": "agents",
-    "num_cosines": "cosines that tell a quantile's fraction",
-    "num_heads": "attention heads",
-    "num_kernels": "attention kernels over joint actions",
-    "num_landmarks": "landmarks",
-    "num_quantiles": "quantiles of each agent's return in a gradient step",
-    "optimal_weight": "of the loss that holds the sum of utilities to the joint value at the greedy actions",
-    "payoff": "reward of each joint action: nested lists, an axis per agent; []: the paper's Table 1",
-    "residual": "add the input to the output",
-    "see_enemy_actions": "observations hold the enemies' last actions",
-    "sight_range": "how far allied units see, map units; null: as far as their type does; 0: themselves alone",
-    "simulator": "SMAX's rules as batched arithmetic, or JaxMARL's own, slower code; the results are the same",
-    "target_per": "the entropy target counts the agents alive, or the whole team",
-    "target_quantiles": "quantiles of the targets",
-    "team_reward": "of the agents' rewards",
-    "time_limit": "env steps after which an episode is cut; null: the environment's own limit",
-    "unit_types": "of a race: all three, weights 0.45 0.45 0.1, or the two that JaxMARL has, equally often",
-    "value_dim": "hidden units of the state value that the mixer adds",
-    "walls_cause_death": "a unit that leaves the map dies",
-    "weighted": "heads are weighed by the state, else equally",
-    "weighted_head": "utilities are scaled and shifted by the state first",
-    "weighting": "which rows count in full: central (CW-QMIX), or optimistic (OW-QMIX)",
-    "width": "units between the two layers",
 }
 TITLES = {
     "env": "Environments (+env=NAME; several with commas)",
@@ -168,9 +123,9 @@ def _suites() -> str:
 
 def _part_options(path: str, name: str, part: Part) -> str:
     lines = [f"    {name} ->"]
-    for key, default in part.defaults().items():
-        allowed = part.options[key]
-        values = f" ({' or '.join(allowed)})" if isinstance(allowed, OneOf) else ""
+    for key, option in part.options.items():
+        default = option.default
         shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-        lines.append(_line(f"    {path}.{key}={shown}", OPTION_MEANINGS.get(key, "") + values))
+        values = f" ({' or '.join(option.allowed)})" if option.allowed else ""
+        lines.append(_line(f"    {path}.{key}={shown}", option.meaning + values))
     return "\n".join(lines)

@@ -190,7 +190,7 @@ def test_iterations_reach_the_total(default: Config) -> None:
         ),
         ("algo.mixer", {"embed_dim": 3}, "algo.mixer: expected a section with a name"),
         ("algo.mixer", {"name": ["qmix"]}, "algo.mixer.name: expected str"),
-        ("algo.rule.exploration", "greedy", "expected one of softmax, epsilon_greedy"),
+        ("algo.rule.entropy", "greedy", "expected one of exact, sampled"),
         ("algo", 3, "algo: expected a section"),
         ("replay.capacity", 17, "replay.capacity: expected a multiple of train.num_envs"),
         ("train.warmup_sequences", 10**6, "train.warmup_sequences: expected at most replay.capacity"),

@@ -44,9 +44,12 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} evaluation.policies={{a:1}}", "evaluation.policies: expected one of greedy, sampled, mode, got"),
     (f"{GAME} train=4", "train: expected a section, got 4"),
     (f"{GAME} env.options=4", "env.options: expected a section, got 4"),
-    (f"{GAME} algo.mixer=null", "algo.mixer: the rule 'value_decomposition' needs one of vdn, qmix,"),
-    (f"{GAME} algo=qmix algo.opt=two_layer", "algo.opt: expected identity, epsilon-greedy exploration has no use for"),
-    (f"{GAME} algo=vdn algo.temperature=learned", "algo.temperature: expected fixed, epsilon-greedy exploration has"),
+    (f"{GAME} algo.mixer=null", "algo.mixer: the rule 'me_igm' needs one of vdn, qmix,"),
+    (f"{GAME} algo=qmix algo.opt=two_layer", "algo.opt: expected null, the rule 'value_decomposition' has no opt"),
+    (
+        f"{GAME} algo=vdn algo.temperature=learned",
+        "algo.temperature: expected null, the rule 'value_decomposition' has no",
+    ),
     # ranges, and what fits together
     (f"{GAME} seeds=-1", "seeds: expected an integer of at least 1, got -1"),
     (f"{GAME} total_env_steps=1e10", "total_env_steps: expected an integer from 1 to 2^31 - 1, got 10000000000"),
@@ -86,15 +89,21 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
         f"{GAME} sweep.alpha_min=[1e-3,5] hyper.alpha_start=1",
         "sweep: with alpha_min=5, hyper.alpha_min: expected at most hyper.alpha_max (4.0), got 5.0",
     ),
-    (f"{GAME} sweep.epsilon_end=[0.1,0.2]", "sweep.epsilon_end: me_qmix explores by its policies, it has no epsilon"),
-    (f"{GAME} algo=iql sweep.alpha_lr=[0.1,0.2]", "sweep.alpha_learning_rate: iql explores by epsilon-greedy and does"),
-    (f"{GAME} sweep.alpha_end=[0.1,0.2]", "sweep.alpha_end: the temperature 'learned' depends on alpha_start, alpha_"),
+    (
+        f"{GAME} sweep.epsilon_end=[0.1,0.2]",
+        "sweep.epsilon_end: me_qmix does not read it on matrix_game; it reads learning_rate, opt_",
+    ),
+    (f"{GAME} algo=iql sweep.alpha_lr=[0.1,0.2]", "sweep.alpha_learning_rate: iql does not read it on matrix_game; it"),
+    (
+        f"{GAME} sweep.alpha_end=[0.1,0.2]",
+        "sweep.alpha_end: me_qmix does not read it on matrix_game; it reads learning_",
+    ),
     (
         f"{GAME} algo=me_qmix_fixed sweep.target_entropy=[0.1,0.2]",
-        "sweep.target_entropy: the temperature 'fixed' depends on alpha_start alone",
+        "sweep.target_entropy: me_qmix_fixed does not read it on matrix_game; it reads learning_rate, opt_lear",
     ),
-    (f"{GAME} algo=entropy_qmix sweep.opt_lr=[0.1,0.2]", "sweep.opt_learning_rate: the OPT 'identity' learns nothing"),
-    (f"{GAME} sweep.shaping_start=[0.5,1]", "sweep.shaping_start: matrix_game has no shaped rewards"),
+    (f"{GAME} algo=entropy_qmix sweep.opt_lr=[0.1,0.2]", "sweep.opt_learning_rate: entropy_qmix does not read it"),
+    (f"{GAME} sweep.shaping_start=[0.5,1]", "sweep.shaping_start: me_qmix does not read it on matrix_game; it reads"),
     (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
     (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names
@@ -102,12 +111,12 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     (f"{GAME} algo=vdm", "algo: unknown name 'vdm'; did you mean "),
     (
         f"{GAME} algo=me_qtran",
-        "algo: unknown name 'me_qtran'; 'qtran' has no maximum-entropy version",
+        "algo: unknown name 'me_qtran'; maximum-entropy versions: me_qatten, me_qmix, me_qmix_fixed,",
     ),
     (f"{GAME} algo=me_qmix algo.mixer=qtran", "algo.mixer.name: 'qtran' is a learning rule with a loss of its own"),
     (
         f"{GAME} algo=me_qmix algo.rule=qtran",
-        "algo.opt: expected null, the rule 'qtran' has no opt and no maximum",
+        "algo.opt: expected null, the rule 'qtran' has no opt",
     ),
     (
         f"{GAME} algo=qtran algo.temperature=learned",

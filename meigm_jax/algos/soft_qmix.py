@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from meigm_jax.algos import value_decomposition
+from meigm_jax.algos import me_igm
 from meigm_jax.modules.opt import make_two_layer
 from meigm_jax.ops import policies
 from meigm_jax.types import Agent, Algorithm, Array, EnvSpec, Mixer, Opt, Params, Temperature, TimeStep
@@ -66,15 +66,14 @@ def make(
 ) -> Algorithm:
     """The rule: ME-IGM on transformed utilities, with policies by the online OPT."""
     g = make_two_layer(spec, hypernet_dim, width, residual=True, mask_dead=False)
-    parts = value_decomposition.Parts(
+    parts = me_igm.Parts(
         transformed(agent, g),
         mixer,
         opt,
         temperature,
-        soft=True,
         sampled_entropy=entropy == "sampled",
         bootstrap_on_timeout=bootstrap_on_timeout,
         online_opt=True,
         weigh=halved if half_weights else None,
     )
-    return value_decomposition.algorithm(parts)
+    return me_igm.algorithm(parts)

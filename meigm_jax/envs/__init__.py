@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meigm_jax.envs.ids import check_id
-from meigm_jax.registry import Checked, ConfigError, OneOf, OpenPart, Part, nearest
+from meigm_jax.envs.payoff import check_payoff
+from meigm_jax.envs.sight import check_sight_range
+from meigm_jax.registry import ConfigError, OpenPart, Option, Part, nearest, share
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -22,27 +24,43 @@ SMAX_MAPS = (
 RACES = "protoss terran zerg".split()
 TEAM_SIZES = "5v5 10v10 10v11 20v20 20v23".split()
 
+TIME_LIMIT = "time limit of an episode, env steps"
+
 # What every SMAX map takes.
 SMAX_OPTIONS: dict[str, Any] = {
-    "max_steps": 100,
-    "walls_cause_death": True,
-    "see_enemy_actions": True,
-    "sight_range": Checked(None, "meigm_jax.envs.sight:check_sight_range"),
-    "simulator": OneOf("fast", "jaxmarl"),  # jaxmarl: its own code, several times slower, the reference
+    "max_steps": Option(100, TIME_LIMIT),
+    "walls_cause_death": Option(True, "a unit that leaves the map dies"),
+    "see_enemy_actions": Option(True, "observations hold the enemies' last actions"),
+    "sight_range": Option(
+        None,
+        "how far allied units see, map units; null: as far as their type does; 0: themselves alone",
+        check=check_sight_range,
+    ),
+    "simulator": Option(
+        "fast",
+        "SMAX's rules as batched arithmetic, or JaxMARL's own, slower code; the results are the same",
+        ("fast", "jaxmarl"),
+    ),
 }
+UNIT_TYPES = Option(
+    "three", "of a race: all three, weights 0.45 0.45 0.1, or the two that JaxMARL has, equally often", ("three", "two")
+)
 
+SHAPING = "shaping_start shaping_decay_steps".split()  # what shaped rewards read
 OVERCOOKED_LAYOUTS = "cramped_room asymm_advantages coord_ring forced_coord counter_circuit".split()
 
 
 class Suite(Part):
     """Environments of one maker, and what is known before it is imported.
 
-    `limit` tells the longest possible episode from the options; `shaped`: whether there are shaped rewards.
+    `limit` tells the longest possible episode from the options.
     """
 
-    def __init__(self, target: str, limit: Callable[[Mapping[str, Any]], int], *, shaped: bool = False, **options: Any):
-        super().__init__(target, **options)
-        self.limit, self.shaped = limit, shaped
+    def __init__(
+        self, target: str, limit: Callable[[Mapping[str, Any]], int], *, reads: Sequence[str] = (), **options: Option
+    ):
+        super().__init__(target, reads=reads, **options)
+        self.limit = limit
 
 
 def one_later(options: Mapping[str, Any]) -> int:
@@ -54,26 +72,40 @@ def one_later(options: Mapping[str, Any]) -> int:
 SUITES = {
     tuple(f"smax_{map_name}" for map_name in SMAX_MAPS): Suite("meigm_jax.envs.smax:make", one_later, **SMAX_OPTIONS),
     tuple(f"smax_{race}_{size}" for race in RACES for size in TEAM_SIZES): Suite(
-        "meigm_jax.envs.smacv2:make", one_later, **SMAX_OPTIONS, unit_types=OneOf("three", "two")
+        "meigm_jax.envs.smacv2:make", one_later, **SMAX_OPTIONS, unit_types=UNIT_TYPES
     ),
     tuple(f"overcooked_{layout}" for layout in OVERCOOKED_LAYOUTS): Suite(
         "meigm_jax.envs.overcooked:make",
         lambda options: options["max_steps"],
-        shaped=True,
-        max_steps=400,
-        compact=True,
+        reads=SHAPING,
+        max_steps=Option(400, TIME_LIMIT),
+        compact=Option(
+            True, "inputs without what never changes in this kitchen; false: whole images, which a cnn needs"
+        ),
     ),
     ("mpe_simple_spread",): Suite(
         "meigm_jax.envs.mpe:make",
         one_later,
-        num_agents=3,
-        num_landmarks=3,
-        local_ratio=Checked(0.5, "meigm_jax.registry:share"),
-        max_steps=25,
+        num_agents=Option(3, "agents"),
+        num_landmarks=Option(3, "landmarks"),
+        local_ratio=Option(
+            0.5, "weight of an agent's own collisions in its reward, against the team's distances", check=share
+        ),
+        max_steps=Option(25, TIME_LIMIT),
     ),
-    ("jaxmarl",): OpenPart("meigm_jax.envs.jaxmarl:make", time_limit=None, team_reward=OneOf("sum", "mean")),
+    ("jaxmarl",): OpenPart(
+        "meigm_jax.envs.jaxmarl:make",
+        time_limit=Option(None, "env steps after which an episode is cut; null: the environment's own limit"),
+        team_reward=Option("sum", "of the agents' rewards", ("sum", "mean")),
+    ),
     ("matrix_game",): Suite(
-        "meigm_jax.envs.matrix:make", lambda _: 1, payoff=Checked([], "meigm_jax.envs.payoff:check_payoff")
+        "meigm_jax.envs.matrix:make",
+        lambda _: 1,
+        payoff=Option(
+            [],
+            "reward of each joint action: nested lists, an axis per agent; []: the paper's Table 1",
+            check=check_payoff,
+        ),
     ),
 }
 NAMES = {name: suite for names, suite in SUITES.items() for name in names}  # environment -> its suite
@@ -104,12 +136,6 @@ def episode_limit(name: str, options: Mapping[str, Any]) -> int | None:
     """The longest possible episode, in steps; None where only the environment itself can tell."""
     suite = suite_of(name)
     return suite.limit(options) if isinstance(suite, Suite) else None
-
-
-def is_shaped(name: str) -> bool:
-    """Whether the environment gives shaped rewards."""
-    suite = suite_of(name)
-    return isinstance(suite, Suite) and suite.shaped
 
 
 def make(name: str, **options: Any) -> Env:

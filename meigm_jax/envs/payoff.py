@@ -1,10 +1,9 @@
-"""The reward of each joint action of a matrix game. Imports no jax: a wrong command must be answered at once."""
+"""The reward of each joint action of a matrix game. Imports neither jax nor NumPy before they are needed: a
+wrong command must be answered at once."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from meigm_jax.registry import ConfigError
 
@@ -15,6 +14,8 @@ def check_payoff(payoff: Any, path: str = "env.options.payoff") -> Any:
     """`payoff`, or Table 1 where it is empty. Raises ConfigError unless it is numbers, square or (hyper)cubic."""
     if isinstance(payoff, list | tuple) and not payoff:
         return TABLE_1
+    import numpy as np
+
     try:
         table = np.asarray(payoff)
     except ValueError:  # ragged

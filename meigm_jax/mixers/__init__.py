@@ -1,16 +1,35 @@
 """Mixers: local utilities to one joint value. One file, one line here, one YAML."""
 
-from meigm_jax.registry import Part
+from meigm_jax.registry import Option, Part
+
+HYPERNET_DIM = Option(64, "hidden units of the networks that make weights from the state")
+MASK_DEAD = Option(False, "leave out agents that have no choice to make")
+VALUE_MEANING = "hidden units of the state value that the mixer adds"
 
 MIXERS = {
     "vdn": Part("meigm_jax.mixers.vdn:make"),
     "qmix": Part(
-        "meigm_jax.mixers.qmix:make", embed_dim=32, hypernet_dim=64, value_dim=64, mask_dead=False, hypernet_layers=2
+        "meigm_jax.mixers.qmix:make",
+        embed_dim=Option(32, "width of the mixing layer"),
+        hypernet_dim=HYPERNET_DIM,
+        value_dim=Option(64, VALUE_MEANING),
+        mask_dead=MASK_DEAD,
+        hypernet_layers=Option(2, "Linear layers that make the mixing weights: 1, or 2"),
     ),
     "qplex": Part(
-        "meigm_jax.mixers.qplex:make", hypernet_dim=64, num_kernels=4, kernel_dim=64, layers=2, weighted_head=True
+        "meigm_jax.mixers.qplex:make",
+        hypernet_dim=HYPERNET_DIM,
+        num_kernels=Option(4, "attention kernels over joint actions"),
+        kernel_dim=Option(64, "hidden units of the kernels"),
+        layers=Option(2, "Linear layers of each kernel"),
+        weighted_head=Option(True, "utilities are scaled and shifted by the state first"),
     ),
     "qatten": Part(
-        "meigm_jax.mixers.qatten:make", num_heads=4, embed_dim=32, hypernet_dim=64, value_dim=32, weighted=True
+        "meigm_jax.mixers.qatten:make",
+        num_heads=Option(4, "attention heads"),
+        embed_dim=Option(32, "width of keys and queries"),
+        hypernet_dim=HYPERNET_DIM,
+        value_dim=Option(32, VALUE_MEANING),
+        weighted=Option(True, "heads are weighed by the state, else equally"),
     ),
 }

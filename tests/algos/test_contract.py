@@ -76,7 +76,7 @@ def test_an_update_leaves_target_and_hypers_alone_and_reports_its_metrics(name):
     for part in ("target", "hyper"):
         jax.tree.map(np.testing.assert_array_equal, getattr(before, part), getattr(after, part))
     wanted = {"loss_td", "grad_norm"} | ({"q_tot_mean"} if algorithm.joint_value else set())
-    if config.algo.temperature is None or config.algo.rule.options.get("exploration") == "epsilon_greedy":
+    if config.algo.temperature is None:
         wanted |= {"epsilon"}
     else:
         wanted |= {"loss_opt", "opt_error", "alpha", "entropy", "target_entropy", "misalignment"}

@@ -1,4 +1,4 @@
-"""Losses of value decomposition: what each term reaches, targets at every kind of end, the optimum of the OPT."""
+"""Losses of value decomposition, plain and soft: what each term reaches, targets at every end, the OPT's optimum."""
 
 from functools import partial
 
@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from meigm_jax.algos import value_decomposition as vd
+from meigm_jax.algos import me_igm, value_decomposition
+from meigm_jax.algos.me_igm import Next
 from meigm_jax.ops import policies
 from tests.algos import variants
-from tests.algos.variants import HYPER, make_parts, random_batch
+from tests.algos.variants import GRU, HYPER, MIXERS, random_batch, soft_parts
 from tests.ops.forward_view import lambda_mixture
 
 ALPHA = jnp.float32(0.1)
@@ -19,21 +20,21 @@ ALPHA = jnp.float32(0.1)
 
 def networks(parts):
     """Online and target parameters that differ."""
-    learner = vd.init(parts, jax.random.key(0), HYPER)
-    other = vd.init(parts, jax.random.key(1), HYPER)
+    learner = me_igm.init(parts, jax.random.key(0), HYPER)
+    other = me_igm.init(parts, jax.random.key(1), HYPER)
     return learner.params, other.params
 
 
 @pytest.fixture(scope="module")
 def term_gradients():
     """Gradients of each term of the ME-QMIX loss in the online and target networks."""
-    parts, batch = make_parts("me_qmix"), random_batch()
+    parts, batch = soft_parts("me_qmix"), random_batch()
 
     @jax.jit
     def of(online, target):
         def terms(online, target):
-            choose = partial(vd.choose_softly, parts, target.opt, ALPHA, batch.at, jax.random.key(2))
-            total, metrics = vd.loss(parts, HYPER, target, batch, choose, ALPHA, online)
+            choose = partial(me_igm.choose_next, parts, target.opt, ALPHA, batch.at, jax.random.key(2))
+            total, metrics = me_igm.loss(parts, HYPER, target, batch, choose, ALPHA, online)
             return {"total": total, "td": metrics["loss_td"], "opt": metrics["loss_opt"]}
 
         return jax.jacrev(terms, argnums=(0, 1))(online, target)
@@ -62,28 +63,32 @@ def test_the_sum_gives_every_group_the_gradient_of_its_own_term(term_gradients):
 
 
 def test_alpha_gets_the_mean_of_entropy_minus_target_on_valid_rows(term_gradients):
-    parts, batch = make_parts("me_qmix"), random_batch()
+    parts, batch = soft_parts("me_qmix"), random_batch()
     online, _ = networks(parts)
     rows = jax.tree.map(lambda x: x[:-1], batch.at)
     q, _ = parts.agent.unroll(online.agent, batch.at)
-    entropy = vd.local_policy(parts, online.opt, ALPHA, q[:-1], rows).entropy().sum(-1)
+    entropy = me_igm.local_policy(parts, online.opt, ALPHA, q[:-1], rows).entropy().sum(-1)
     excess = np.asarray(entropy - 0.3 * policies.has_choice(rows.avail).sum(-1))
     found = term_gradients["total"][0].temperature["log_alpha"]
     np.testing.assert_allclose(found, excess[np.asarray(batch.valid)].mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("bootstrap_on_timeout", [False, True])
-@pytest.mark.parametrize("variant", ["vdn", "me_vdn"])
-def test_targets_episode_by_episode_at_every_kind_of_end(variant, bootstrap_on_timeout):
-    parts, batch = make_parts(variant, bootstrap_on_timeout), random_batch()
+@pytest.mark.parametrize("soft", [False, True])
+def test_targets_episode_by_episode_at_every_kind_of_end(soft, bootstrap_on_timeout):
+    parts, batch = soft_parts("me_vdn", bootstrap_on_timeout), random_batch()
     online, target = networks(parts)
-    q, _ = parts.agent.unroll(online.agent, batch.at)
-    if parts.soft:
-        chosen = vd.choose_softly(parts, target.opt, ALPHA, batch.at, jax.random.key(5), q)
+    q, _ = GRU.unroll(online.agent, batch.at)
+    if soft:
+        chosen = me_igm.choose_next(parts, target.opt, ALPHA, batch.at, jax.random.key(5), q)
+        found = me_igm.soft_targets(parts, HYPER, target, batch, chosen)
     else:
-        chosen = vd.choose_greedily(batch.at, q)
-    found = np.asarray(vd.soft_targets(parts, HYPER, target, batch, chosen))
-    target_q, _ = parts.agent.unroll(target.agent, batch.at)
+        chosen = Next(policies.greedy(q, batch.at.avail), jnp.zeros(q.shape[:2]))
+        plain = value_decomposition.Parts(GRU, MIXERS["vdn"], bootstrap_on_timeout)
+        own = value_decomposition.Network(target.agent, target.mixer)
+        found = value_decomposition.targets(plain, HYPER, own, batch, q)
+    found = np.asarray(found)
+    target_q, _ = GRU.unroll(target.agent, batch.at)
     value = np.asarray(policies.take(target_q, chosen.action).sum(-1))  # VDN
     valid, cut = np.asarray(batch.valid), np.asarray(batch.terminated | (batch.truncated & (not bootstrap_on_timeout)))
     expected = np.zeros_like(found)
@@ -100,10 +105,10 @@ def test_targets_episode_by_episode_at_every_kind_of_end(variant, bootstrap_on_t
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_next_actions_come_from_the_given_opt_with_their_entropy_bonus(sampled):
-    parts, batch = make_parts("me_qmix", sampled_entropy=sampled), random_batch()
+    parts, batch = soft_parts("me_qmix", sampled_entropy=sampled), random_batch()
     online, target = networks(parts)
     q, _ = parts.agent.unroll(online.agent, batch.at)
-    chosen = vd.choose_softly(parts, target.opt, ALPHA, batch.at, jax.random.key(3), q)
+    chosen = me_igm.choose_next(parts, target.opt, ALPHA, batch.at, jax.random.key(3), q)
     w_and_b = (
         parts.opt.apply(target.opt, jnp.full(q.shape, x), batch.at.state, jnp.ones(q.shape[:-1], bool))
         for x in (1.0, 0.0)
@@ -121,26 +126,26 @@ def test_next_actions_come_from_the_given_opt_with_their_entropy_bonus(sampled):
 
 
 def test_rows_that_are_not_valid_do_not_change_the_loss():
-    parts, batch = make_parts("me_qmix"), random_batch()
+    parts, batch = soft_parts("me_qmix"), random_batch()
     online, target = networks(parts)
-    choose = partial(vd.choose_softly, parts, target.opt, ALPHA, batch.at, jax.random.key(2))
-    before, _ = vd.loss(parts, HYPER, target, batch, choose, ALPHA, online)
+    choose = partial(me_igm.choose_next, parts, target.opt, ALPHA, batch.at, jax.random.key(2))
+    before, _ = me_igm.loss(parts, HYPER, target, batch, choose, ALPHA, online)
     reward = jnp.where(batch.valid, batch.reward, 1e6)
     action = jnp.where(batch.valid[..., None], batch.action, 3)
-    after, _ = vd.loss(parts, HYPER, target, batch._replace(reward=reward, action=action), choose, ALPHA, online)
+    after, _ = me_igm.loss(parts, HYPER, target, batch._replace(reward=reward, action=action), choose, ALPHA, online)
     np.testing.assert_array_equal(before, after)
 
 
 def opt_problem(rows=64):
     """ME-VDN: utilities [T, B, N] that vary, and the OPT's loss against their sum."""
-    parts = make_parts("me_vdn")
+    parts = soft_parts("me_vdn")
     k_q, k_params = jax.random.split(jax.random.key(4))
     batch = random_batch()
     state = jnp.broadcast_to(batch.at.state[:1, :1], (rows + 1, 1, variants.STATE))
     avail = jnp.ones((rows + 1, 1, variants.AGENTS, variants.ACTIONS), bool)
     batch = batch._replace(at=batch.at._replace(state=state, avail=avail), valid=jnp.ones((rows, 1), bool))
     q = 2 * jax.random.normal(k_q, (rows, 1, variants.AGENTS))
-    return parts, parts.opt.init(k_params), lambda opt: vd.opt_loss(parts, opt, q, q.sum(-1), batch)[0], state[0]
+    return parts, parts.opt.init(k_params), lambda opt: me_igm.opt_loss(parts, opt, q, q.sum(-1), batch)[0], state[0]
 
 
 def test_the_opt_regression_of_me_vdn_is_solved_by_unit_weights():

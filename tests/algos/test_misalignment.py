@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meigm_jax.algos import value_decomposition as vd
+from meigm_jax.algos import me_igm
+from meigm_jax.algos.common import mixed
 from meigm_jax.ops import policies
 from meigm_jax.types import TimeStep
-from tests.algos.variants import ACTIONS, AGENTS, HYPER, OBS, STATE, make_parts
+from tests.algos.variants import ACTIONS, AGENTS, HYPER, OBS, STATE, soft_parts
 
 ROWS = 16
 JOINT = jnp.array(list(itertools.product(range(ACTIONS), repeat=AGENTS)))  # [A^N, N]
@@ -31,19 +32,19 @@ def gaps():
     """Per variant: seed, scale of q, alpha -> the gap by enumeration and as the metric computes it, [R] each."""
 
     def of(variant):
-        parts = make_parts(variant)
+        parts = soft_parts(variant)
 
         @jax.jit
         def both(seed, q_scale, alpha):
             k_params, k_q, k_at = jax.random.split(jax.random.key(seed), 3)
-            network, at = vd.init(parts, k_params, HYPER).params, time_steps(k_at)
+            network, at = me_igm.init(parts, k_params, HYPER).params, time_steps(k_at)
             q = q_scale * jax.random.normal(k_q, (ROWS, AGENTS, ACTIONS))
             features = jnp.zeros((ROWS, AGENTS, 1))
-            logits = vd.local_policy(parts, network.opt, alpha, q, at).logits
+            logits = me_igm.local_policy(parts, network.opt, alpha, q, at).logits
             likeliest = policies.mode(logits, q, at.avail)
 
             def q_tot(action):
-                return vd.joint_value(parts, network, q, features, action, at)
+                return mixed(parts.mixer, network.mixer, q, features, action, at)
 
             every = jax.vmap(lambda a: q_tot(jnp.broadcast_to(a, (ROWS, AGENTS))))(JOINT)
             possible = jnp.all(
@@ -52,7 +53,7 @@ def gaps():
             best = jnp.max(jnp.where(possible, every, -jnp.inf), axis=0)
             index = jnp.argmax(jnp.all(JOINT[:, None] == likeliest, axis=-1), axis=0)
             chosen = jnp.take_along_axis(every, index[None], axis=0).squeeze(0)
-            return best - chosen, vd.misalignment(parts, network, alpha, q, features, at)
+            return best - chosen, me_igm.misalignment(parts, network, alpha, q, features, at)
 
         return both
 

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meigm_jax.algos import soft_qmix
-from meigm_jax.algos import value_decomposition as vd
+from meigm_jax.algos import me_igm, soft_qmix
 from meigm_jax.modules import opt
 from meigm_jax.ops import policies
-from tests.algos.variants import ACTIONS, AGENTS, HYPER, SPEC, make_algorithm, make_parts, random_batch
+from tests.algos.variants import ACTIONS, AGENTS, GRU, HYPER, SPEC, make_algorithm, random_batch, soft_parts
 
 DRAWS = 2000
 GROUPS = {("agent", "mixer"): "learning_rate", ("opt",): "opt_learning_rate", ("temperature",): "alpha_learning_rate"}
@@ -19,7 +18,7 @@ GROUPS = {("agent", "mixer"): "learning_rate", ("opt",): "opt_learning_rate", ("
 
 def soft_qmix_by_its_code():
     """Its algorithm and the parts that this stands for."""
-    parts = make_parts("me_vdn", sampled_entropy=True)
+    parts = soft_parts("me_vdn", sampled_entropy=True)
     algorithm = soft_qmix.make(SPEC, *parts[:4], False, "sampled", hypernet_dim=8, width=4, half_weights=True)
     g = opt.make_two_layer(SPEC, 8, 4, residual=True, mask_dead=False)
     transformed = soft_qmix.transformed(parts.agent, g)
@@ -35,8 +34,8 @@ def stepped_by_hand(parts, opt_of, learner, batches, keys):
     for t, (batch, key) in enumerate(zip(batches, keys, strict=True), start=1):
         alpha = jnp.exp(params.temperature["log_alpha"])
         followed = {"params": params, "target": learner.target}[opt_of].opt
-        choose = partial(vd.choose_softly, parts, followed, alpha, batch.at, key)
-        gradients = jax.grad(lambda x: vd.loss(parts, hyper, learner.target, batch, choose, alpha, x)[0])(params)  # noqa: B023
+        choose = partial(me_igm.choose_next, parts, followed, alpha, batch.at, key)
+        gradients = jax.grad(lambda x: me_igm.loss(parts, hyper, learner.target, batch, choose, alpha, x)[0])(params)  # noqa: B023
         for names, rate in GROUPS.items():
             of = [getattr(gradients, name) for name in names]
             norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(of)))
@@ -60,7 +59,7 @@ def stepped_by_hand(parts, opt_of, learner, batches, keys):
 def test_gradient_steps_are_clipped_adam_of_each_group_at_its_own_rate(variant, opt_of):
     with jax.enable_x64(True):
         hyper = HYPER._replace(learning_rate=2e-3, opt_learning_rate=5e-3, alpha_learning_rate=3e-2, max_grad_norm=0.5)
-        made = soft_qmix_by_its_code() if variant == "soft_qmix" else (make_algorithm(variant), make_parts(variant))
+        made = soft_qmix_by_its_code() if variant == "soft_qmix" else (make_algorithm(variant), soft_parts(variant))
         algorithm, parts = made
         wide = partial(jax.tree.map, lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x)
         batches = [wide(random_batch(seed, reward_scale)) for seed, reward_scale in ((0, 3.0), (1, 1.0), (2, 10.0))]
@@ -72,7 +71,7 @@ def test_gradient_steps_are_clipped_adam_of_each_group_at_its_own_rate(variant, 
             learner, _ = algorithm.update(learner, key, batch, jnp.int32(50))
         wanted, norms = stepped_by_hand(parts, opt_of, start, batches, keys)
     assert min(norms[names] for names in GROUPS if names != ("temperature",)) > hyper.max_grad_norm  # all are clipped
-    for name in vd.Network._fields:
+    for name in me_igm.Network._fields:
         before, found, right = (jax.tree.leaves(getattr(x, name)) for x in (start.params, learner.params, wanted))
         for a, b, c in zip(before, found, right, strict=True):
             np.testing.assert_allclose(b, c, rtol=1e-9, atol=1e-12)
@@ -103,14 +102,14 @@ def observations(batch):
 @pytest.mark.parametrize("policy", ["sampled", "greedy"])
 @pytest.mark.parametrize("variant", ["qmix", "me_qmix", "mlp"])
 def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, policy):
-    algorithm, parts, at = make_algorithm(variant), make_parts(variant), observations(random_batch())
+    algorithm, at = make_algorithm(variant), observations(random_batch())
     learner, carry = algorithm.init(jax.random.key(0), HYPER), algorithm.init_carry(at.obs.shape[0])
     act = jax.jit(jax.vmap(partial(algorithm.act, policy=policy), in_axes=(None, None, None, 0, None)))
     actions, carries = act(learner, carry, at, jax.random.split(jax.random.key(1), DRAWS), jnp.int32(0))
     assert actions.shape == (DRAWS, at.obs.shape[0], AGENTS) and carries.shape[1:] == carry.shape
     assert jnp.all(policies.take(jnp.broadcast_to(at.avail, (DRAWS, *at.avail.shape)), actions))
     if policy == "greedy":
-        q, _, _ = parts.agent.step(learner.params.agent, carry, at)
+        q, _, _ = GRU.step(learner.params.agent, carry, at)
         best = np.where(at.avail, q, -np.inf).argmax(-1)
         np.testing.assert_array_equal(actions, np.broadcast_to(best, actions.shape))
     else:
@@ -120,25 +119,25 @@ def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, p
 
 @pytest.mark.parametrize(("variant", "step"), [("qmix", 10**6), ("me_qmix", 0)])
 def test_behaviour_follows_its_distribution(variant, step):
-    algorithm, parts, at = make_algorithm(variant), make_parts(variant), observations(random_batch(3))
+    algorithm, at = make_algorithm(variant), observations(random_batch(3))
     learner, carry = algorithm.init(jax.random.key(0), HYPER), algorithm.init_carry(at.obs.shape[0])
     draw = jax.jit(jax.vmap(lambda key: algorithm.act(learner, carry, at, key, jnp.int32(step), "sampled")[0]))
     actions = draw(jax.random.split(jax.random.key(2), 4000))
-    q, _, _ = parts.agent.step(learner.params.agent, carry, at)
+    q, _, _ = GRU.step(learner.params.agent, carry, at)
     if variant == "qmix":
         pi = policies.epsilon_greedy(q, at.avail, jnp.float32(0.1))
     else:
-        pi = vd.local_policy(parts, learner.params.opt, jnp.float32(0.1), q, at)
+        pi = me_igm.local_policy(soft_parts(variant), learner.params.opt, jnp.float32(0.1), q, at)
     np.testing.assert_allclose(jax.nn.one_hot(actions, ACTIONS).mean(0), pi.probs, atol=0.04)
 
 
 def test_mode_is_the_likeliest_action_where_order_is_lost():
     """The unconstrained network may rank actions otherwise than the utilities do: then mode is not greedy."""
-    algorithm, parts, at = make_algorithm("mlp"), make_parts("mlp"), observations(random_batch(5))
+    algorithm, parts, at = make_algorithm("mlp"), soft_parts("mlp"), observations(random_batch(5))
     learner, carry = algorithm.init(jax.random.key(4), HYPER), algorithm.init_carry(at.obs.shape[0])
     mode, _ = algorithm.act(learner, carry, at, jax.random.key(0), jnp.int32(0), "mode")
     greedy, _ = algorithm.act(learner, carry, at, jax.random.key(0), jnp.int32(0), "greedy")
-    q, _, _ = parts.agent.step(learner.params.agent, carry, at)
-    pi = vd.local_policy(parts, learner.params.opt, jnp.float32(0.1), q, at)
+    q, _, _ = GRU.step(learner.params.agent, carry, at)
+    pi = me_igm.local_policy(parts, learner.params.opt, jnp.float32(0.1), q, at)
     np.testing.assert_array_equal(mode, jnp.argmax(pi.probs, axis=-1))
     assert jnp.any(mode != greedy)

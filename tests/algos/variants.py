@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meigm_jax.algos import value_decomposition as vd
+from meigm_jax.algos import me_igm, value_decomposition
 from meigm_jax.mixers import qmix, vdn
 from meigm_jax.modules import agent, opt, temperature
 from meigm_jax.types import Algorithm, EnvSpec, Hyper, TimeStep, Trajectory
@@ -33,28 +33,26 @@ OPTS = {
     "identity": opt.make_identity(SPEC),
     "mlp": opt.make_mlp(SPEC, 8, 4, mask_dead=True),
 }
-VARIANTS = {  # name -> mixer, OPT, exploration
-    "vdn": ("vdn", "identity", "epsilon_greedy"),
-    "qmix": ("qmix", "identity", "epsilon_greedy"),
-    "me_vdn": ("vdn", "affine", "softmax"),
-    "me_qmix": ("qmix", "affine", "softmax"),
-    "entropy": ("qmix", "identity", "softmax"),
-    "mlp": ("qmix", "mlp", "softmax"),
+GRU = agent.make_gru(SPEC, hidden_dim=8)
+SOFT = {  # variant of ME-IGM -> mixer, OPT
+    "me_vdn": ("vdn", "affine"),
+    "me_qmix": ("qmix", "affine"),
+    "entropy": ("qmix", "identity"),
+    "mlp": ("qmix", "mlp"),
 }
 
 
-def make_parts(variant: str, bootstrap_on_timeout: bool = False, sampled_entropy: bool = False) -> vd.Parts:
-    mixer, transform, exploration = VARIANTS[variant]
+def soft_parts(variant: str, bootstrap_on_timeout: bool = False, sampled_entropy: bool = False) -> me_igm.Parts:
+    mixer, transform = SOFT[variant]
     learned = temperature.make_learned(SPEC, "alive")
-    gru = agent.make_gru(SPEC, hidden_dim=8)
-    soft = exploration == "softmax"
-    return vd.Parts(gru, MIXERS[mixer], OPTS[transform], learned, soft, sampled_entropy, bootstrap_on_timeout)
+    return me_igm.Parts(GRU, MIXERS[mixer], OPTS[transform], learned, sampled_entropy, bootstrap_on_timeout)
 
 
 def make_algorithm(variant: str) -> Algorithm:
-    parts = make_parts(variant)
-    exploration = VARIANTS[variant][2]
-    return vd.make(SPEC, parts.agent, parts.mixer, parts.opt, parts.temperature, False, exploration, "exact")
+    """A variant of ME-IGM, or plain value decomposition with the mixer of that name."""
+    if variant in MIXERS:
+        return value_decomposition.make(SPEC, GRU, MIXERS[variant], False)
+    return me_igm.algorithm(soft_parts(variant))
 
 
 def random_batch(seed: int = 0, reward_scale: float = 1.0) -> Trajectory:

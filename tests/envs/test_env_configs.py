@@ -36,7 +36,7 @@ def test_the_file_names_its_environment_and_states_the_defaults(name: str) -> No
     spec = envs.make(name).spec
     limit = envs.episode_limit(name, config["env"]["options"])
     assert config["train"]["chunk_length"] > spec.episode_limit == limit
-    assert spec.shaped == envs.is_shaped(name)
+    assert spec.shaped == ("shaping_start" in envs.suite_of(name).reads)
 
 
 def test_the_command_line_wins() -> None:

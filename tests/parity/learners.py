@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meigm_jax.algos import qtran, quantile_mixture, soft_qmix
-from meigm_jax.algos import value_decomposition as vd
-from meigm_jax.algos.common import transitions
+from meigm_jax.algos import me_igm, qtran, quantile_mixture, soft_qmix, value_decomposition
+from meigm_jax.algos.common import mixed, transitions
 from meigm_jax.hyper import Hyper
 from meigm_jax.mixers import qmix, qplex, vdn
 from meigm_jax.modules import agent, opt, temperature
@@ -25,70 +24,68 @@ def hyper(golden):
     return zeros._replace(gamma=jnp.asarray(golden.given["gamma"]), td_lambda=td_lambda)
 
 
-class Learning:
-    """A learner file as our parts, batch and networks."""
+def spec_and_agent(golden):
+    """The file's environment and its GRU agent."""
+    *_, num_agents, num_actions = golden.given["avail_actions"].shape
+    obs_dim, state_dim = golden.given["obs"].shape[-1], golden.given["states"].shape[-1]
+    spec = files.spec(num_agents, num_actions, obs_dim, state_dim)
+    return spec, agent.make_gru(spec, golden.param["agent.fc1.weight"].shape[0])
 
-    def __init__(self, golden, soft):
-        self.out, self.given, self.soft = golden.out, golden.given, soft
+
+class Learning:
+    """A learner file of ME-IGM as our parts, batch and networks."""
+
+    def __init__(self, golden):
+        self.golden, self.out, self.given = golden, golden.out, golden.given
         self.batch = files.batch(golden)
-        *_, num_agents, num_actions = golden.given["avail_actions"].shape
-        obs_dim, state_dim = golden.given["obs"].shape[-1], golden.given["states"].shape[-1]
-        spec = files.spec(num_agents, num_actions, obs_dim, state_dim)
-        mixer_params = files.below(golden.param, "mixer")
-        self.qplex = "V.0.weight" in mixer_params
-        if self.qplex:
-            mixer = qplex.make(spec, **files.qplex_sizes(mixer_params), weighted_head=True)
-        else:
-            mixer = qmix.make(spec, **files.qmix_sizes(mixer_params), mask_dead=False)
+        self.spec, self.gru = spec_and_agent(golden)
+        self.qplex = "mixer.V.0.weight" in golden.param
         self.opt_prefix = "opt." if self.qplex else "mixer."  # whose hyper_w and hyper_b are the OPT's
-        affine = opt.make_identity(spec)
-        if soft:
-            width = golden.param[f"{self.opt_prefix}hyper_w.0.weight"].shape[0]
-            affine = opt.make_affine(spec, width, mask_dead=False)
-        self.parts = vd.Parts(
-            agent.make_gru(spec, golden.param["agent.fc1.weight"].shape[0]),
-            mixer,
-            affine,
-            temperature.make_fixed(spec),
-            soft,
-            sampled_entropy=True,
-            bootstrap_on_timeout=False,
-        )
         self.torch = {name: jnp.asarray(x) for name, x in golden.param.items()}
+        self.parts = self.make_parts()
         self.target = self.network(self.torch, "target_")
         self.alpha = jnp.asarray(golden.given.get("alpha", 1.0))
         self.hyper = hyper(golden)
 
-    def network(self, torch, prefix=""):
+    def mixer(self):
+        mixer_params = files.below(self.golden.param, "mixer")
+        if self.qplex:
+            return qplex.make(self.spec, **files.qplex_sizes(mixer_params), weighted_head=True)
+        return qmix.make(self.spec, **files.qmix_sizes(mixer_params), mask_dead=False)
+
+    def utilities_and_mixer(self, torch, prefix):
         mixer_params = files.below(torch, f"{prefix}mixer")
-        return vd.Network(
-            files.gru_agent(files.below(torch, f"{prefix}agent")),
-            files.qplex(mixer_params) if self.qplex else files.qmix(mixer_params),
-            files.affine(files.below(torch, f"{prefix}{self.opt_prefix[:-1]}")) if self.soft else {},
-            {},
-        )
+        gru = files.gru_agent(files.below(torch, f"{prefix}agent"))
+        return gru, files.qplex(mixer_params) if self.qplex else files.qmix(mixer_params)
+
+    def make_parts(self):
+        width = self.golden.param[f"{self.opt_prefix}hyper_w.0.weight"].shape[0]
+        affine = opt.make_affine(self.spec, width, mask_dead=False)
+        return me_igm.Parts(self.gru, self.mixer(), affine, temperature.make_fixed(self.spec), True, False)
+
+    def network(self, torch, prefix=""):
+        affine = files.affine(files.below(torch, f"{prefix}{self.opt_prefix[:-1]}"))
+        return me_igm.Network(*self.utilities_and_mixer(torch, prefix), affine, {})
 
     def policy_opt(self):
         """The OPT of the policy that chooses next actions."""
         return self.network(self.torch).opt if self.parts.online_opt else self.target.opt
 
     def policy(self, q):
-        return vd.local_policy(self.parts, self.policy_opt(), self.alpha, q, self.batch.at)
+        return me_igm.local_policy(self.parts, self.policy_opt(), self.alpha, q, self.batch.at)
 
     def choose(self, q):
-        """The stored next actions in place of fresh samples, or the greedy ones."""
-        if not self.soft:
-            return vd.choose_greedily(self.batch.at, q)
+        """The stored next actions in place of fresh samples."""
         pi = self.policy(q)
         picked = files.time_major(self.given["picked_actions"])
-        return vd.Next(picked, -self.alpha * jnp.sum(pi.log_prob(picked), axis=-1))
+        return me_igm.Next(picked, -self.alpha * jnp.sum(pi.log_prob(picked), axis=-1))
 
     def loss(self, torch):
         online = self.network(torch)
-        return vd.loss(self.parts, self.hyper, self.target, self.batch, self.choose, self.alpha, online)
+        return me_igm.loss(self.parts, self.hyper, self.target, self.batch, self.choose, self.alpha, online)
 
     def targets(self, q):
-        return vd.soft_targets(self.parts, self.hyper, self.target, self.batch, self.choose(q))
+        return me_igm.soft_targets(self.parts, self.hyper, self.target, self.batch, self.choose(q))
 
     def values(self):
         """Utilities of all rows, their features, and Q_tot of the transitions; checked on the way."""
@@ -96,16 +93,16 @@ class Learning:
         q, features = self.parts.agent.unroll(online.agent, self.batch.at)
         agree(q, self.out["q"], "q")
         rows = transitions(self.batch)
-        q_tot = vd.joint_value(self.parts, online, q[:-1], features[:-1], self.batch.action, rows)
+        q_tot = mixed(self.parts.mixer, online.mixer, q[:-1], features[:-1], self.batch.action, rows)
         kept = jnp.where(self.batch.valid, q_tot, 0.0) if self.qplex else q_tot  # stored times the mask
         agree(kept[..., None], self.out["q_tot"], "q_tot")
         agree(policies.take(q[:-1], self.batch.action), self.out["q_chosen"], "q_chosen")
         return q, q_tot
 
-    def check_target_values(self, chosen):
+    def check_target_values(self, action):
         target_q, features = self.parts.agent.unroll(self.target.agent, self.batch.at)
         agree(target_q, self.out["target_q"], "target_q")
-        value = vd.joint_value(self.parts, self.target, target_q, features, chosen.action, self.batch.at)
+        value = mixed(self.parts.mixer, self.target.mixer, target_q, features, action, self.batch.at)
         theirs = self.out["target_q_tot"]
         if self.qplex:  # in padding, its maximum over no available action means nothing
             there = self.batch.at.avail.any(axis=(-1, -2))
@@ -126,12 +123,29 @@ def check_loss_gradients(learning, golden, names):
     return value, metrics
 
 
+class Plain(Learning):
+    """A learner file of plain value decomposition."""
+
+    def make_parts(self):
+        return value_decomposition.Parts(self.gru, self.mixer(), False)
+
+    def network(self, torch, prefix=""):
+        return value_decomposition.Network(*self.utilities_and_mixer(torch, prefix))
+
+    def loss(self, torch):
+        online, key = self.network(torch), jax.random.key(0)
+        return value_decomposition.loss(self.parts, self.hyper, self.target, self.batch, key, online)
+
+    def targets(self, q):
+        return value_decomposition.targets(self.parts, self.hyper, self.target, self.batch, q)
+
+
 def qmix_loss(golden):
-    learning = Learning(golden, soft=False)
+    learning = Plain(golden)
     q, _ = learning.values()
-    chosen = learning.choose(q)
-    agree(chosen.action, golden.out["argmax_actions"], "argmax_actions")
-    learning.check_target_values(chosen)
+    best = policies.greedy(q, learning.batch.at.avail)
+    agree(best, golden.out["argmax_actions"], "argmax_actions")
+    learning.check_target_values(best)
     learning.check_targets(q)
     value, metrics = check_loss_gradients(learning, golden, list(golden.grad))
     same(value, golden.out["loss"], "loss")
@@ -140,11 +154,11 @@ def qmix_loss(golden):
 
 def me_qmix_loss(golden):
     """In full where the reference is right; where its targets leak (episodes end, lambda > 0), L_td by definition."""
-    learning = Learning(golden, soft=True)
+    learning = Learning(golden)
     q, q_tot = learning.values()
     check_policy(learning, q)
     chosen = learning.choose(q)
-    value = learning.check_target_values(chosen)
+    value = learning.check_target_values(chosen.action)
     leaks = golden.given["td_lambda"] > 0 and bool(np.any(learning.batch.terminated))
     of_opt = [name for name in golden.grad if name.startswith(tuple(f"{learning.opt_prefix}hyper_{x}." for x in "wb"))]
     loss, metrics = check_loss_gradients(learning, golden, of_opt if leaks else list(golden.grad))
@@ -190,47 +204,38 @@ def brute_force_targets(learning, value, bonus):
 class SoftQMix(Learning):
     """Soft-QMIX's published learner: utilities pass g, their sum is Q_tot, f makes the policy."""
 
-    def __init__(self, golden):
-        self.out, self.given, self.soft, self.qplex = golden.out, golden.given, True, False
-        self.batch = files.batch(golden)
-        *_, num_agents, num_actions = golden.given["avail_actions"].shape
-        obs_dim, state_dim = golden.given["obs"].shape[-1], golden.given["states"].shape[-1]
-        spec = files.spec(num_agents, num_actions, obs_dim, state_dim)
-        hypernet_dim, size = (golden.param[f"mixer.{name}.0.weight"].shape[0] for name in ("hyper_w3", "hyper_b3"))
-        gru = agent.make_gru(spec, golden.param["agent.fc1.weight"].shape[0])
-        g = opt.make_two_layer(spec, hypernet_dim, size // num_agents, residual=True, mask_dead=False)
-        self.parts = vd.Parts(
-            soft_qmix.transformed(gru, g),
-            vdn.make(spec),
-            opt.make_affine(spec, golden.param["mixer.hyper_w5.0.weight"].shape[0], mask_dead=False),
-            temperature.make_fixed(spec),
-            soft=True,
+    def make_parts(self):
+        param = self.golden.param
+        hypernet_dim, size = (param[f"mixer.{name}.0.weight"].shape[0] for name in ("hyper_w3", "hyper_b3"))
+        width = size // self.spec.num_agents
+        g = opt.make_two_layer(self.spec, hypernet_dim, width, residual=True, mask_dead=False)
+        return me_igm.Parts(
+            soft_qmix.transformed(self.gru, g),
+            vdn.make(self.spec),
+            opt.make_affine(self.spec, param["mixer.hyper_w5.0.weight"].shape[0], mask_dead=False),
+            temperature.make_fixed(self.spec),
             sampled_entropy=True,
             bootstrap_on_timeout=False,
             online_opt=True,
             weigh=soft_qmix.halved,
         )
-        self.torch = {name: jnp.asarray(x) for name, x in golden.param.items()}
-        self.target = self.network(self.torch, "target_")
-        self.alpha = jnp.asarray(golden.given["alpha"])
-        self.hyper = hyper(golden)
 
     def network(self, torch, prefix=""):
         mixer = files.below(torch, f"{prefix}mixer")
         utilities = soft_qmix.Utilities(files.gru_agent(files.below(torch, f"{prefix}agent")), files.two_layer(mixer))
         f = files.affine(mixer, "hyper_w5", "hyper_b5") if "hyper_w5.0.weight" in mixer else {}
-        return vd.Network(utilities, {}, f, {})
+        return me_igm.Network(utilities, {}, f, {})
 
     def loss_with(self, targets, torch):
         """The loss as ours computes it, but for the targets."""
         online = self.network(torch)
         q, features = self.parts.agent.unroll(online.agent, self.batch.at)
         rows = transitions(self.batch)
-        q_tot = vd.joint_value(self.parts, online, q[:-1], features[:-1], self.batch.action, rows)
+        q_tot = mixed(self.parts.mixer, online.mixer, q[:-1], features[:-1], self.batch.action, rows)
         taken = policies.take(q[:-1], self.batch.action)
-        loss_opt, error = vd.opt_loss(self.parts, online.opt, taken, q_tot, self.batch)
+        loss_opt, error = me_igm.opt_loss(self.parts, online.opt, taken, q_tot, self.batch)
         weight = self.parts.weigh(*jax.lax.stop_gradient((error, q_tot - targets)))
-        return vd.td_loss(q_tot - targets, self.batch.valid, weight) + loss_opt
+        return me_igm.td_loss(q_tot - targets, self.batch.valid, weight) + loss_opt
 
 
 def soft_qmix_loss(golden):
@@ -239,7 +244,7 @@ def soft_qmix_loss(golden):
     q, _ = learning.values()
     check_policy(learning, q)
     chosen = learning.choose(q)
-    value = learning.check_target_values(chosen)
+    value = learning.check_target_values(chosen.action)
     theirs = files.time_major(golden.out["targets"][..., 0])
     loss, gradients = jax.value_and_grad(partial(learning.loss_with, theirs))(learning.torch)
     same(loss, golden.out["loss"], "loss with the file's targets")
@@ -253,14 +258,6 @@ def soft_qmix_loss(golden):
     if not (golden.given["td_lambda"] > 0 and np.any(learning.batch.terminated)):
         learning.check_targets(q)
         same(metrics["loss_td"], golden.out["L_wtd"], "L_wtd")
-
-
-def spec_and_agent(golden):
-    """The file's environment and its GRU agent."""
-    *_, num_agents, num_actions = golden.given["avail_actions"].shape
-    obs_dim, state_dim = golden.given["obs"].shape[-1], golden.given["states"].shape[-1]
-    spec = files.spec(num_agents, num_actions, obs_dim, state_dim)
-    return spec, agent.make_gru(spec, golden.param["agent.fc1.weight"].shape[0])
 
 
 def qtran_loss(golden):

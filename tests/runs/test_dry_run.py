@@ -58,9 +58,9 @@ def test_the_flag_may_stand_anywhere_and_several_runs_are_summed_up(capsys):
     assert yaml.safe_load(again[again.index("algo:") :]) == {
         "algo": {
             "name": "qmix",
-            "rule": {"exploration": "epsilon_greedy"},
-            "opt": {"name": "identity"},
-            "temperature": {"name": "fixed"},
+            "rule": {"name": "value_decomposition"},
+            "opt": None,
+            "temperature": None,
         }
     }
     assert rest.startswith("runs/matrix_game/qmix/new\n") and "all 2 runs, one after the other: about " in rest
