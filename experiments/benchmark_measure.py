@@ -34,7 +34,7 @@ from meigm_jax.runs import cost
 from meigm_jax.runs.devices import divide_cpu
 from meigm_jax.runs.machine import CompileClock, peak_memory
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 from meigm_jax.types import Array
 
 Unit = dict[str, Any]
@@ -261,7 +261,7 @@ def our_config(unit: Unit, steps: int) -> Config:
         arguments += ["replay.observations=stored"]
     arguments += [f"train.{key}={value}" for key, value in sizes.items()]
     arguments += [f"algo.{key}={value}" for key, value in parts.items()]
-    config = plan(parse([*arguments, f"replay.capacity={unit['capacity']}"]))[0].config
+    config = configure(*arguments, f"replay.capacity={unit['capacity']}")
     divide_cpu([config])
     return config
 

@@ -103,6 +103,20 @@ def plan(command: Command) -> list[Job]:
     return sweep.lay_out(runs) if len(runs) > 1 else [Job(runs[0][1], None)]
 
 
+def configure(*arguments: str) -> Config:
+    """The configuration of the one run that the arguments of this command ask for, to be run by `runs.loop.run`.
+
+    Raises ConfigError on a wrong one, and where they ask for several runs or to resume.
+    """
+    command = parse(arguments)
+    if command.resume is not None or command.dry_run:
+        raise ConfigError("configure: expected the arguments of a new run")
+    jobs = plan(command)
+    if len(jobs) > 1:
+        raise ConfigError(f"configure: expected one run, got {len(jobs)}")
+    return jobs[0].config
+
+
 def _in_full(key: str) -> str:
     """hyper.lr -> hyper.learning_rate."""
     section, dot, name = key.partition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from meigm_jax.config import (
 )
 from meigm_jax.envs import BY_ID, NAMES, SUITES
 from meigm_jax.registry import ConfigError
-from meigm_jax.train import Job, parse, plan
+from meigm_jax.train import Job, configure, parse, plan
 from meigm_jax.usage import choices
 
 BY_NAME = [name for name in choices("env") if name != BY_ID]  # that one needs an id
@@ -27,7 +28,7 @@ ONE_EACH = [names[0] for names in SUITES if names[0] != BY_ID]
 
 
 def compose(*arguments: str) -> Config:
-    return plan(parse(arguments))[0].config
+    return configure(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,20 @@ def changed(config: Config, path: str, value: Any) -> dict[str, Any]:
         node = node[parent]
     node[last] = value
     return tree
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+env=smax_3m", "algo=qmix,vdn"], "configure: expected one run, got 2"),
+        (["resume=runs/smax_3m"], "configure: expected the arguments of a new run"),
+        (["+env=smax_3m", "--dry-run"], "configure: expected the arguments of a new run"),
+        (["+env=smax_3m", "seeds=0"], "seeds: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_configure_takes_the_arguments_of_one_new_run(arguments, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        configure(*arguments)
 
 
 def test_every_file_names_what_it_configures(composed: list[Job]) -> None:

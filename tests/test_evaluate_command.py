@@ -19,7 +19,7 @@ from meigm_jax.config import to_dict
 from meigm_jax.envs import matrix
 from meigm_jax.evaluate import main
 from meigm_jax.runs.loop import run
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WRONG = [  # arguments -> what the one line must say
@@ -45,7 +45,7 @@ WRONG = [  # arguments -> what the one line must say
 def trained(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     command = ["+env=matrix_game", "+experiment=smoke", "algo=qmix", "seed=3", "log.progress=false"]
-    run(plan(parse([*command, "env.reward_scale=0.5", f"run_dir={run_dir}"]))[0].config)
+    run(configure(*command, "env.reward_scale=0.5", f"run_dir={run_dir}"))
     return run_dir
 
 
@@ -176,7 +176,7 @@ def test_help_is_answered_within_seconds_and_names_every_option():
 
 
 def test_a_command_is_checked_without_importing_jax(tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(plan(parse(["+env=smax_3m"]))[0].config)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(configure("+env=smax_3m"))))
     (tmp_path / "checkpoints" / "8").mkdir(parents=True)
     (tmp_path / "checkpoints" / "8" / "manifest.json").touch()
     checked = f"from meigm_jax.evaluate import _parser, check; check(_parser().parse_args([{str(tmp_path)!r}]))"

@@ -36,7 +36,7 @@ ELSEWHERE = {  # command -> what runs it, in a fresh clone
     "pip install '.[cuda]'": "nothing: it needs an NVIDIA GPU",
     "python slurm.py": "test_hydra_hands_its_jobs_to_the_trainer",
 }
-[SNIPPET] = [text for _, text in BLOCKS if "run(job.config)" in text]
+[SNIPPET] = [text for _, text in BLOCKS if "run(configure(" in text]
 [LOADING] = [text for _, text in BLOCKS if "meigm_jax.load" in text]
 [COMPARE] = re.findall(r"^## Compare two algorithms\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
 [ARRAY] = [text for language, text in BLOCKS if language == "bash"]

@@ -15,7 +15,7 @@ from meigm_jax import usage
 from meigm_jax.config import REGISTRIES, Config, to_dict
 from meigm_jax.envs import SUITES
 from meigm_jax.registry import ConfigError
-from meigm_jax.train import main, parse, plan
+from meigm_jax.train import configure, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENV = "+env=smax_3m"
@@ -129,7 +129,7 @@ def test_help_names_every_option_with_its_default_and_a_meaning() -> None:
         key, equals, value = assignment.partition("=")
         if equals:
             described[key] = (value, meaning.strip())
-    config = to_dict(plan(parse([ENV]))[0].config)
+    config = to_dict(configure(ENV))
     keys = {f"{section}.{key}" for section, values in config.items() if isinstance(values, dict) for key in values}
     keys |= {key for key, value in config.items() if not isinstance(value, dict)}
     keys |= {f"{path}.name" for path in REGISTRIES} - set(REGISTRIES)
@@ -204,7 +204,7 @@ def test_an_interrupt_before_the_loop_takes_over_exits_with_130(runs: list) -> N
 def run_directory(tmp_path: Path) -> Path:
     path = tmp_path / "run=1, old"
     path.mkdir()
-    config = plan(parse([ENV, "algo=qmix", "seeds=3", "total_env_steps=1e6", "hyper.gamma=0.9"]))[0].config
+    config = configure(ENV, "algo=qmix", "seeds=3", "total_env_steps=1e6", "hyper.gamma=0.9")
     (path / "config.yaml").write_text(yaml.safe_dump(to_dict(config) | {"versions": {"jax": "0.12"}}))
     return path
 

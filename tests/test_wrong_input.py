@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from meigm_jax.config import to_dict
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 
 ROOT = Path(__file__).resolve().parents[1]
 GAME = "train +env=matrix_game"
@@ -200,7 +200,7 @@ def workplace(tmp_path: Path) -> Path:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes").touch()
     (tmp_path / "run").mkdir()
-    config = plan(parse("+env=matrix_game +experiment=smoke algo=qmix".split()))[0].config
+    config = configure(*"+env=matrix_game +experiment=smoke algo=qmix".split())
     (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     (tmp_path / "run/metrics.jsonl").touch()
     return tmp_path

@@ -11,7 +11,7 @@ import pytest
 from meigm_jax.hyper import Hyper
 from meigm_jax.ops import policies
 from meigm_jax.runs.trainer import make_algorithm
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 from meigm_jax.usage import choices
 from tests.algos.variants import ACTIONS, AGENTS, SPEC, random_batch
 
@@ -25,7 +25,7 @@ JOINT = jnp.array(list(itertools.product(range(ACTIONS), repeat=AGENTS)))  # [A^
 @cache
 def composed(name):
     """The configuration of `name`, its algorithm and hyper-parameters, learning ten times as fast."""
-    config = plan(parse(["+env=smax_3m", f"algo={name}", "algo.agent.name=gru", "algo.agent.hidden_dim=8"]))[0].config
+    config = configure("+env=smax_3m", f"algo={name}", "algo.agent.name=gru", "algo.agent.hidden_dim=8")
     rates = dict.fromkeys(("learning_rate", "opt_learning_rate"), 1e-2)
     hyper = Hyper(**{key: jnp.float32(value) for key, value in (config.hyper | rates).items()})
     return config, make_algorithm(config, SPEC._replace(unit_dim=2)), hyper

@@ -20,7 +20,7 @@ from meigm_jax.ops import shards
 from meigm_jax.runs import devices, loop, machine
 from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.trainer import Trainer, make_trainer, member_hypers, member_seeds
-from meigm_jax.train import main, parse, plan
+from meigm_jax.train import configure, main
 from tests.algos.test_contract import composed
 from tests.algos.variants import random_batch
 
@@ -41,7 +41,7 @@ class Crash(Exception):
 
 def config_of(run_dir: Path, total: int, devices: int, *more: str) -> Config:
     values = [f"run_dir={run_dir}", f"total_env_steps={total}", f"devices={devices}", *more]
-    return plan(parse([*RUN, *OPTIONS, *values]))[0].config
+    return configure(*RUN, *OPTIONS, *values)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from meigm_jax.config import Config, num_members
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.runs.loop import run
 from meigm_jax.runs.trainer import Trainer, make_sizes
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 from meigm_jax.types import Learner
 
 SMALL = (
@@ -38,7 +38,7 @@ class FakeReplay(NamedTuple):
 
 
 def small_config(run_dir: Path, *overrides: str) -> Config:
-    return plan(parse([*SMALL, f"run_dir={run_dir}", *overrides]))[0].config
+    return configure(*SMALL, f"run_dir={run_dir}", *overrides)
 
 
 def make_trainer(config: Config, max_iterations: int) -> Trainer:

@@ -15,7 +15,7 @@ from meigm_jax.config import Config, to_dict
 from meigm_jax.engine.train_step import TrainState
 from meigm_jax.runs.checkpoint import Checkpoints
 from meigm_jax.runs.trainer import make_trainer, member_hypers, member_seeds
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 
 SMALL = "+experiment=smoke seed=3 seeds=2 train.num_envs=2 replay.capacity=8 log.progress=false".split()
 
@@ -24,7 +24,7 @@ def save_run(
     run_dir: Path, *arguments: str, newest: Sequence[int] = (), best: int | None = None
 ) -> dict[str, TrainState]:
     """Write a run with two seeds, 3 and 4, and the checkpoints of these iterations; the state of each by its name."""
-    config = plan(parse([*SMALL, *arguments]))[0].config
+    config = configure(*SMALL, *arguments)
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(yaml.safe_dump(to_dict(config) | {"versions": {"jax": "0"}}))
     checkpoints, states = Checkpoints(run_dir / "checkpoints", config), {}

@@ -8,7 +8,7 @@ from meigm_jax import config as configuration
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import directory
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def configured(*more: str) -> Config:
-    return plan(parse(["+env=matrix_game", "algo=vdn", *more]))[0].config
+    return configure("+env=matrix_game", "algo=vdn", *more)
 
 
 def test_runs_that_are_started_in_the_same_second_lie_beside_each_other():

@@ -11,7 +11,7 @@ from meigm_jax.config import to_dict
 from meigm_jax.runs import dry_run, loop, machine
 from meigm_jax.runs.cost import Rates
 from meigm_jax.runs.dry_run import human_time
-from meigm_jax.train import main, parse, plan
+from meigm_jax.train import configure, main
 
 SMOKE = ["+env=matrix_game", "+experiment=smoke", "seeds=3", "name=new"]
 
@@ -25,7 +25,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def config_of(*arguments: str):
-    return plan(parse([*SMOKE, *arguments]))[0].config
+    return configure(*SMOKE, *arguments)
 
 
 def parts(out: str) -> tuple[dict, list[str]]:

@@ -21,7 +21,7 @@ from meigm_jax.runs import devices, directory, loop, machine
 from meigm_jax.runs.checkpoint import read_manifest
 from meigm_jax.runs.progress import ChunkSize
 from meigm_jax.runs.restore import restore
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure, parse, plan
 from tests.runs import fake
 
 RATES, TARGETS = (0.03, 0.3), (0.12, 0.24, 0.4)
@@ -34,7 +34,7 @@ def config_of(run_dir: Path, *arguments: str) -> Config:
     # Evaluations before anything is learnt much: points must differ in which of them is their best.
     command = ["+env=matrix_game", "+experiment=smoke", "evaluation.interval=64", "hyper.learning_rate=0.02"]
     command += ["algo.agent.name=mlp", "algo.agent.hidden_dim=16", "log.progress=false"]
-    return plan(parse([*command, f"run_dir={run_dir}", *arguments]))[0].config
+    return configure(*command, f"run_dir={run_dir}", *arguments)
 
 
 def rows_of(run_dir: Path) -> list[dict]:

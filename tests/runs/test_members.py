@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meigm_jax.runs.loop import run
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
         run_dir = folder / "_".join(arguments)
         command = ["+env=matrix_game", "+experiment=smoke", "log.progress=false", f"run_dir={run_dir}", *arguments]
         command += ["algo.agent.name=mlp", "algo.agent.hidden_dim=16"]  # compiled in half the time
-        run(plan(parse(command))[0].config)
+        run(configure(*command))
         return run_dir
 
     return train

@@ -6,7 +6,7 @@ import pytest
 
 from meigm_jax.hyper import Hyper
 from meigm_jax.runs.trainer import make_algorithm
-from meigm_jax.train import parse, plan
+from meigm_jax.train import configure
 from tests.algos.variants import SPEC, random_batch
 
 ASKED = {
@@ -19,7 +19,7 @@ ASKED = {
 @pytest.mark.parametrize("precision", ASKED)
 def test_every_product_of_a_gradient_step_is_asked_for_at_this_precision(precision):
     told = [] if precision is None else [f"train.precision={precision}"]
-    config = plan(parse(["+env=smax_3m", "algo.agent.name=gru", "algo.agent.hidden_dim=8", *told]))[0].config
+    config = configure("+env=smax_3m", "algo.agent.name=gru", "algo.agent.hidden_dim=8", *told)
     algorithm = make_algorithm(config, SPEC._replace(unit_dim=2))
     learner = algorithm.init(jax.random.key(0), Hyper(**{key: jnp.float32(x) for key, x in config.hyper.items()}))
     program = jax.jit(algorithm.update).lower(learner, jax.random.key(1), random_batch(), jnp.int32(0)).as_text()
