@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import pages
+
 Row = dict[str, Any]  # {"unit": what was measured, "repeats": [what was found, ...]}
 REPLAYS = {"qmix": "recomputed, the default", "qmix_stored": "stored in float16"}
 SPLIT = {
@@ -49,91 +51,18 @@ JaxMARL that is installed, a GRU agent of width 64 and mixers of 32/64.
 - *Limits*: the environment alone bounds collecting, the matrix products bound learning: their operations are counted in
   the traced program, the device's speed is that of 4096 x 4096 products; products as narrow as the agent's are slower.
   The environment alone is compiled with XLA's defaults and runs on one device: on a CPU a split seed collects faster.
-
-## Where a gradient step's time goes
-
-QMIX with one seed split between two cores of an AMD EPYC (Zen 5), from XLA's profile of the compiled program (once, by
-hand; the profile makes everything slower, so shares):
-
-| | share |
-|---|---|
-| products over all rows, forward and by their inputs: as fast as large ones | 0.27 |
-| weight gradients, products over 10320 rows into 64 x 64: at half of that speed | 0.21 |
-| products of 80 x 64 in the GRU's three loops over 129 rows | 0.12 |
-| its gates | 0.08 |
-| its rows: read, written over | 0.08 |
-| ReLU, biases, argmax, targets, hypernetworks' activations, the optimizer | 0.17 |
-| observations made again from the units | 0.05 |
-| sums over devices, and waiting for the other one | 0.03 |
-
-Products alone would take little more than half of the step. A weight gradient alone, in the cache and with one factor
-already transposed, reaches the speed of large products; why it does not within the step is open. It is not the memory
-alone: half of the batch takes 0.48 of the time. In pieces that stay in the cache, or inside the backward loop where
-their rows have just been made, they took as long; three of them as one product (192 columns) would be a third faster,
-and what that needs of the loops costs as much. XLA transposes a factor in two passes where one would do. On one
-device the three loops run one after the other on one core, and the other core waits: 36 ms instead of 30.
-
-A sum over devices takes 0.07 ms as one array of all gradients, and took 1.5 ms as one of each; what shards have
-collected is exchanged as one array, too. The loops over time write over what they have read: XLA would fill arrays for
-their results with zeros, and copy them, before the first row (1 ms of 30). They read a row before they write to it:
-else XLA copies whole arrays in every pass.
-
-Since that table, each in turn with the version before, on an Intel Xeon, per iteration of 8 gradient steps and of one:
-
-- the agent's inputs are one product, without sums of arrays after it, and XLA schedules for the CPU by memory: 317
-  instead of 339 ms, 48.6 instead of 53.3 ms;
-- a seed alone takes its turn without being copied, slice by slice, into a loop over seeds and out of it, and the norm
-  that is logged is the one that clips: 700 instead of 1000 kernels, 365 instead of 411 ms, 60 instead of 63 ms (on a
-  day when everything there took longer), and 9.6 instead of 11.0 s to compile.
-
-**The rows of the AMD EPYC below are of the version before both, those of the Xeon of this one.** The Xeon multiplies
-matrices as narrow as the agent's at 0.6 to 0.8 of its speed; products alone are half of a step there, too. Without the
-six weight gradients a step would take 8 to 11 ms less, of which their operations need 4. Of the compilation 1.8 s are
-Threefry's rounds in SMAX's start states, written out some thirty times: as loops, as jax.random has them, they take as
-long.
-
-What an iteration takes beside its gradient steps and collecting, 2 to 4 ms with batches of 32, is mostly the system's
-first touch of the temporary memory (150 MB) in each call of the program: more iterations per call make it less.
-
-## On a GPU
-
-There an iteration's time is that of starting kernels, one after the other, whatever they hold: so many seeds cost
-little more than one. Measured once, by hand, on an NVIDIA H100 (80 GB, jax 0.11.2): ME-QMIX on smax_5v5 at its own
-settings, 128 steps per environment and 32 gradient steps on 4 sequences unless told otherwise.
-
-| seeds | environments | | ms per iteration | of it collecting | env steps/s of all seeds |
-|---|---|---|---|---|---|
-| 1 | 16 | | 48.0 | 15.3 | 42.7k |
-| 10 | 16 | | 68.4 | 17.0 | 300k |
-| 10 | 16 | with the GRU and SMAX's ticks as loops of XLA | 218 | 30.4 | 94.0k |
-| 64 | 16 | | 152 | 23.4 | 861k |
-| 10 | 64 | | 71.3 | 19.8 | 1.15M |
-| 10 | 64 | 8 gradient steps on 16 sequences | 43.8 | 19.5 | 1.87M |
-| 10 | 16 | smax_10v10 | 90.1 | 20.9 | 227k |
-
-So 10M env steps of ten seeds with 64 environments would be 1221 iterations, 87 s, without evaluations and compilation.
-That run itself shared the GPU with six other trainings: 8.0M of 10M in 300 s. JaxMARL's trainer has not been measured
-there; the rows of 1 and 16 seeds below are from `benchmark_measure.py` alone.
-
-XLA's loop over 129 rows of a GRU starts 12 kernels a row forward and 13 backward, 4000 of the 4357 of a gradient step.
-`modules/gru_kernel.py` makes each loop one kernel: 0.21 ms forward and 0.23 backward whatever the number of seeds, 1.7
-us a row; both passes of ten seeds and 20 sequences take 0.53 instead of 3.58 ms. The eight ticks of an SMAX step in one
-piece instead of a loop: 105 instead of 144 kernels a step. Of an iteration of ten seeds (68 ms, 22800 kernels) the GRU
-has 21 ms; the rest are small kernels of 1 to 3 us. CUDA graphs of whole loops (XLA's
-`--xla_gpu_enable_command_buffer=+WHILE`) changed nothing: 70 ms. Next would be the online and the target network's GRU
-in one kernel (0.2 of 1.6 ms), and one array for all parameters in the optimizer.
 """
 
 
 def write(folder: Path) -> None:
     """README.md and a figure per device."""
-    parts = [METHOD]
+    parts = [METHOD, *(f"{text}\n" for text in [pages.notes(folder)] if text)]
     for path in sorted(folder.glob("*.json")):
         results = json.loads(path.read_text())
         parts.append(section(results))
         if draw(results["units"], path.with_suffix(".png")):
             parts.append(f"![how it scales: {results['device']['name']}]({path.stem}.png)\n")
-    (folder / "README.md").write_text("\n".join(parts))
+    pages.write(folder, "\n".join(parts))
 
 
 def section(results: dict[str, Any]) -> str:

@@ -109,17 +109,7 @@ STUDY = Study(
     about="Greedy win rates after 400k env steps, two seeds, three on smax_zerg_10v10. What is not named is as in\n"
     "`configs/`, except that the search began with 8 gradient steps of 16 sequences per chunk and a target entropy\n"
     "of 0.24 per agent (`gru`). Both algorithms get the same number of trials. Two seeds tell a difference of 0.1,\n"
-    "not one of 0.03.\n\n"
-    "What came of it, in `configs/suite/smax.yaml`: 32 steps of 4 sequences, better for both algorithms at the same\n"
-    "cost (`updates_16` alone costs twice as much), and a target entropy of 0.48. lambda stays at 0.6: on\n"
-    "smax_protoss_5v5, 0.8 was worse for ME-QMIX in two of three comparisons and better for QMIX in three, on\n"
-    "smax_5v5 much the same for both. What 400k env steps don't tell: with the small batches smax_5v5 ends no higher\n"
-    "after 2M (3 seeds: ME-QMIX 0.68, QMIX 0.67; with 8 steps of 16 sequences 0.70 and 0.73, intervals overlap).\n\n"
-    "smax_zerg_10v10 came later, after the tables: in [table 2](../table_2/README.md) ME-QMIX is furthest behind\n"
-    "there, 0.45 against QMIX's 0.56. Is it that ten agents explore too much? Target entropies of 0.24 and 0.12\n"
-    "bring ME-QMIX to 0.47 and 0.49, within each other's intervals; an epsilon that ends at 0.01 or falls over\n"
-    "200k env steps brings QMIX to 0.57 and 0.59. So that is little of it, if anything, and the settings stay.\n"
-    "(On smax_protoss_5v5 0.12 gives ME-QMIX 0.51 instead of 0.59, and 0.01 gives QMIX 0.57 instead of 0.50.)",
+    "not one of 0.03.",
     units=tuple(unit for env in TRIAL for algo in OWN for unit in trials(env, algo)),
     apart=True,
     picture=dots,

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import units
-from study import told, write_index
-from units import RESULTS, Unit, env_of, read_csv
+from study import told
+from units import Unit, env_of, read_csv
 
 from meigm_jax import plot
 from meigm_jax.report import statistics
@@ -58,9 +59,7 @@ def write(folder: Path) -> None:
     for path in sorted(folder.glob("*.png")):
         policy = "".join(f", {name} policy" for name in units.POLICIES if f".{name}." in path.name)
         text.append(f"![{env_of(path)}{policy}]({path.name})")
-    (folder / "README.md").write_text("\n\n".join(text) + "\n")
-    if folder == RESULTS:
-        write_index()
+    pages.write(folder, "\n\n".join(text) + "\n")
 
 
 def intro(folder: Path) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 from scipy import stats
 
 from meigm_jax import train
@@ -99,7 +100,7 @@ def main() -> None:
     if "games" in options.tables:
         for algo, game in itertools.product(options.algos, GAMES):
             run_unit("games", (algo, game), game, [f"algo={algo}", *GAMES_SETTING, *OF_ALGO.get(algo, ())])
-    (RESULTS / "README.md").write_text("\n\n".join((SETTINGS_INTRO + settings_table(), ANALYSIS, games_section())))
+    pages.write(RESULTS, "\n\n".join((SETTINGS_INTRO + settings_table(), ANALYSIS, games_section())))
 
 
 def run_unit(table: str, key: tuple[str, ...], game: str, arguments: list[str]) -> None:
@@ -194,20 +195,13 @@ Replay is uniform; epsilon-greedy algorithms act at random throughout (epsilon 1
 What decides is then what a mixer can represent, not what it was shown. An MLP agent of 32 units, learning rate 0.003,
 12,800 env steps, 3200 gradient steps. QPLEX has 10 kernels of 3 layers, as its authors' for matrix games, 16 units
 wide, weighted QMIX a central network of 64 units. Q_tot: median over seeds, rows A, B, C. Error: largest |Q_tot -
-payoff| of a seed, median over seeds.
-
-Most of it agrees with the literature: QTRAN represents all three games, QPLEX games 1 and 2 (in game 3 two thirds of
-its seeds end on 6), and no monotone or additive mixture learns them from uniform data. Weighted QMIX finds the optimum
-of games 2 and 3 without representing them, but not that of game 1, which is 4 % above six ties. What is soft learns
-from its own policies, so it finds the optimum only where it is looking when they settle: in game 2 ME-QMIX in 17 and
-ME-QPLEX in 15 of 100 seeds, the others on 0 before they have learnt 8; the first table shows what more takes.
-"""
+payoff| of a seed, median over seeds."""
 
 
 def games_section() -> str:
     if not (RESULTS / "games.csv").exists():
         return ""
-    found, parts = read("games"), [GAMES_INTRO]
+    found, parts = read("games"), [GAMES_INTRO, pages.notes(RESULTS)]
     for game, payoff in GAMES.items():
         rows_of = {algo: rows for (algo, of), rows in sorted(found.items()) if of == game}
         lines = [f"### Game {game}: {matrix(np.array(payoff).ravel())}", ""]

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pages
 from benchmark import problem_with_peer
 from benchmark_measure import imported, jaxmarl_map
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from study import told, write_index
+from study import told
 
 from meigm_jax import plot, train
 
@@ -147,8 +148,7 @@ def write() -> None:
     for path in sorted(RESULTS.glob("*.csv")):
         draw(path.stem)
         text.append(f"![{path.stem}]({path.stem}.png)")
-    (RESULTS / "README.md").write_text("\n\n".join(text) + "\n")
-    write_index()
+    pages.write(RESULTS, "\n\n".join(text) + "\n")
 
 
 INTRO = f"""# JaxMARL's QMIX at its published settings, and ours

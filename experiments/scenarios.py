@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 from benchmark_measure import clock, jaxmarl_smax, ours, playing, pool_size
 from scipy import stats
 
@@ -184,7 +185,7 @@ def write_readme() -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     pictures = [path for race in envs.RACES if (path := RESULTS / f"smax_{race}_5v5.gif").exists()]
     lines += [f"\n![{path.stem}, an episode of the heuristic allies]({path.name})" for path in pictures]
-    (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+    pages.write(RESULTS, "\n".join(lines) + "\n")
 
 
 def cell(rows: list[dict[str, str]]) -> str:

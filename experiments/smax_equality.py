@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pages
 
 from meigm_jax import envs
 from meigm_jax.envs.smax_fast import STOP
@@ -138,7 +139,7 @@ def add(path: Path, row: dict[str, Any]) -> None:
 
 def write_readme(rows: list[dict[str, str]]) -> None:
     lines = ["| " + " | ".join(row[column] for column in COLUMNS) + " |" for row in rows]
-    (RESULTS / "README.md").write_text(INTRO + "\n".join(lines) + "\n")
+    pages.write(RESULTS, INTRO + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

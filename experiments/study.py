@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import pages
 import units
 from units import Unit
 
@@ -31,8 +32,6 @@ from meigm_jax import plot, train
 from meigm_jax.report import statistics
 from meigm_jax.runs import cost, curves, dry_run
 from meigm_jax.runs.machine import human_bytes
-
-RESULTS = Path(__file__).parent / "results"
 
 
 class Final(NamedTuple):
@@ -66,7 +65,6 @@ class Study(NamedTuple):
     paper: Mapping[tuple[str, str], str] = MappingProxyType({})  # (environment, line) -> what the paper reports
     shows: tuple[str, ...] = ("greedy",)  # policies that are evaluated, or metrics of training; the first is tabulated
     against: tuple[tuple[str, str], ...] = ()  # lines whose probability of improvement is told: one over the other
-    seen: Mapping[str, str] = MappingProxyType({})  # budget -> what came of it
     apart: bool = False  # its curves are its own, not shared with other tables and figures
     picture: Callable[[Path, str, list[Final]], None] | None = None  # of an environment's ends, in place of curves
 
@@ -118,7 +116,7 @@ def tell(study: Study, chosen: list[Unit], budget: str) -> None:
 def folder_of(study: Study, budget: str) -> Path:
     if budget == "smoke":
         return units.RUNS / "smoke_results" / study.name
-    return RESULTS / study.name / ("full" if budget == "full" else "")
+    return pages.RESULTS / study.name / ("full" if budget == "full" else "")
 
 
 def curves_of(study: Study, budget: str) -> Path:
@@ -135,16 +133,14 @@ def write(study: Study, budget: str) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     keep(folder / "final.csv", study, finals)
-    text = [f"# {study.title}", study.about, *filter(None, [study.seen.get(budget)]), made_by(study, budget)]
+    text = [f"# {study.title}", study.about, *filter(None, [pages.notes(folder)]), made_by(study, budget)]
     pictures = []
     for env, what in itertools.product(envs_of(study), study.shows):
         if picture := draw(study, env, what, source, folder):
             pictures.append(f"![{env}, {what}]({picture.name})")
     numbers = ["\n".join(table(study, finals, source)), *compared(study, finals)]
     text += pictures + numbers if study.picture else numbers + pictures
-    (folder / "README.md").write_text("\n\n".join(text) + "\n")
-    if budget != "smoke":
-        write_index()
+    pages.write(folder, "\n\n".join(text) + "\n")
 
 
 def envs_of(study: Study) -> list[str]:
@@ -248,14 +244,3 @@ def draw(study: Study, env: str, what: str, source: Path, folder: Path) -> Path 
         return path
     plot.draw(path, plot.figure(lines, env, measure))
     return path
-
-
-def write_index() -> None:
-    """results/README.md: every page with its figures."""
-    text = ["# Results", "Each is made by the script of its name in `experiments/`, and says how."]
-    for page in sorted(RESULTS.glob("*/**/README.md")):
-        title, folder = page.read_text().splitlines()[0].removeprefix("# "), page.parent.relative_to(RESULTS)
-        title += ", budget `full`" if folder.name == "full" else ""
-        text.append(f"## [{title}]({folder}/README.md)")
-        text += [f'<img src="{folder}/{x.name}" width="400">' for x in sorted(page.parent.glob("*.png"))]
-    (RESULTS / "README.md").write_text("\n\n".join(text) + "\n")

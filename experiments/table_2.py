@@ -27,18 +27,11 @@ PAPER = {
 }
 # Most telling first: small teams of every race, then the larger ones.
 SCENARIOS = [f"{race}_{size}" for size in envs.TEAM_SIZES for race in envs.RACES]
-LARGER_TEAMS = """On the larger teams ME-QMIX learns faster at first, and QMIX overtakes it: at 100k env steps ME-QMIX
-is ahead on nine of twelve scenarios (0.28 against 0.14 on terran_20v20), at 300k on four of the nine that go on, at
-400k on protoss_20v20 alone. ME-QPLEX is no faster than QPLEX: ahead on five of twelve at 100k, one of nine at 400k.
-At the ends of the curves the intervals of all these pairs overlap; most curves still rise. On 10v10 and 10v11
-ME-QMIX's policies have the entropy that they are told to have, from 100k on, and their misalignment is zero: neither
-the temperature nor the transformation lags behind."""
 STUDY = Study(
     name="table_2",
     title="Table 2: SMAC-v2's scenarios",
     about="Greedy win rates. The paper plays StarCraft II against its built-in AI for 10M env steps; here SMAX's\n"
     "heuristic plays the enemy, so that numbers compare between algorithms, not between simulators.",
-    seen={"cpu": LARGER_TEAMS},
     units=tuple(Unit(f"smax_{name}", algo) for name in SCENARIOS for algo in ALGOS),
     paper={(f"smax_{name}", algo): f"{PAPER[name][k]} %" for name in SCENARIOS for k, algo in enumerate(ALGOS)},
     against=(("me_qmix", "qmix"), ("me_qplex", "qplex")),

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+
+
+def test_the_committed_index_names_every_page_and_no_page_shows_what_is_not_there(tmp_path, experiment):
+    for path in (path for kind in ("README.md", "*.png") for path in RESULTS.rglob(kind)):
+        copy = tmp_path / path.relative_to(RESULTS)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy) if path.suffix == ".md" else copy.touch()
+    experiment("pages").write_index(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
+    for page in RESULTS.rglob("*.md"):
+        targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", page.read_text())
+        missing = [link or source for link, source in targets if not (page.parent / (link or source)).exists()]
+        assert missing == [], page
+
+
+def test_what_was_found_by_hand_stands_on_the_page(tmp_path, experiment):
+    pages = experiment("pages")
+    assert pages.notes(tmp_path) == ""
+    found = {page.parent for page in RESULTS.rglob("notes.md")}
+    assert {folder.name for folder in found} >= {"benchmark", "table_2", "matrix_game", "hyper_parameters"}
+    for folder in found:
+        assert pages.notes(folder) in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("policy", ["random", "heuristic"])
