@@ -225,7 +225,7 @@ def test_configurations_of_an_algorithm_differ_in_line_style_marker_and_lightnes
 
 def test_committed_learning_curves_are_drawn_from_their_csv_files(tmp_path, monkeypatch, experiment):
     script = experiment("learning_curves")
-    results, copies = script.RESULTS, tmp_path / "results"
+    results, copies = script.units.RESULTS, tmp_path / "results"
     copies.mkdir()
     for path in (*results.glob("*.csv"), *results.glob("*.json")):
         (copies / path.name).write_bytes(path.read_bytes())
