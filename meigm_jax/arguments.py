@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from meigm_jax.registry import ConfigError, nearest
+from meigm_jax.runs.files import NotSaved
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +51,7 @@ def _whole(text: str) -> int:
 def exit_code(command: Callable[[], int]) -> int:
     """What `command` returns; 130 on Ctrl-C, 141 where nobody reads what it prints (`... | head`).
 
-    2, after one line, on a ConfigError and a path that no file can have.
+    2, after one line, on a ConfigError and a path that no file can have; 1 on NotSaved.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: paths hold what a terminal may not know
@@ -61,6 +62,9 @@ def exit_code(command: Callable[[], int]) -> int:
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except NotSaved as error:
+        print("error:", error, file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 141

@@ -264,7 +264,9 @@ def _build(cls: type, raw: Any, path: str) -> Any:
     hints = typing.get_type_hints(cls)
     for key in _section(raw, path):
         if key not in hints:
-            raise ConfigError(f"unknown key '{_join(path, key)}'; {nearest(str(key), hints)}")
+            is_hyper = not path and SHORT.get(key, key) in Hyper._fields
+            hint = f"did you mean hyper.{key}?" if is_hyper else nearest(str(key), hints)
+            raise ConfigError(f"unknown key '{_join(path, key)}'; {hint}")
     fields = dataclasses.fields(cls)
     defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
     defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
@@ -311,7 +313,7 @@ def _build_part(raw: Any, path: str) -> PartConfig:
         raise ConfigError(f"{path}: expected a section with a name, got {raw!r}")
     name = scalar(str, raw["name"], f"{path}.name")
     if name in RULES and name not in REGISTRIES[path]:
-        raise ConfigError(f"{path}.name: '{name}' is a learning rule with a loss of its own; choose algo={name}")
+        raise ConfigError(f"{path}.name: '{name}' is a learning rule with a loss of its own, which algo=NAME chooses")
     part = lookup(REGISTRIES[path], name, f"{path}.name")
     given = {key: value for key, value in raw.items() if key != "name"}
     return PartConfig(name, part.complete(given, path))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meigm_jax.runs.episodes import Played
     from meigm_jax.runs.restore import Restored
 
+MOST_EPISODES = 10_000_000  # per seed: their outcomes are in memory at once
 NOTES = """\
 A table gives, per seed and all together, the means over exactly N episodes per seed and their 95 % confidence
 intervals: of a seed over its episodes (Wilson for a win rate, else Student-t), of all over the seeds (Student-t), or
@@ -77,8 +78,8 @@ def check(options: argparse.Namespace) -> Config:
     config = read_config(options.run, "run")
     if not finished_checkpoints(options.run, options.checkpoint):
         raise ConfigError(f"run: '{options.run}' has no checkpoint yet")
-    if options.episodes is not None and options.episodes < 1:
-        raise ConfigError(f"episodes: expected an integer of at least 1, got {options.episodes}")
+    if options.episodes is not None and not 1 <= options.episodes <= MOST_EPISODES:
+        raise ConfigError(f"episodes: expected an integer from 1 to {MOST_EPISODES}, got {options.episodes}")
     if not 0 <= options.evaluation_seed < 2**31:
         raise ConfigError(f"evaluation-seed: expected an integer from 0 to 2^31 - 1, got {options.evaluation_seed}")
     if options.gif is not None:

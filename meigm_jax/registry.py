@@ -20,13 +20,13 @@ class ConfigError(ValueError):
 class Option(NamedTuple):
     """An option of a part: its default, its meaning (--help shows it), and what it may be.
 
-    allowed: the only strings. check: value, dotted path -> the value; raises ConfigError. With neither, the type of the
+    allowed: the only values. check: value, dotted path -> the value; raises ConfigError. With neither, the type of the
     default says it: sizes are at least 1, no number is negative; a default of None stands for a size that is left out.
     """
 
     default: Any
     meaning: str
-    allowed: Sequence[str] = ()
+    allowed: Sequence[Any] = ()
     check: Callable[[Any, str], Any] | None = None
 
     def checked(self, value: Any, path: str) -> Any:

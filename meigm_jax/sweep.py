@@ -24,7 +24,7 @@ import yaml
 from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
 from meigm_jax.hyper import told
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.files import write_text
+from meigm_jax.runs.files import NotSaved, write_text
 from meigm_jax.runs.job import Job
 from meigm_jax.runs.logger import say
 
@@ -55,7 +55,8 @@ def lay_out(runs: Sequence[tuple[str, Config]]) -> list[Job]:
     folder = Path(common.run_dir) if common.run_dir else Path("runs", "sweeps", name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "run_dir" if common.run_dir else "name"
-        raise ConfigError(f"{what}: {folder} exists; choose another {what}, or go on with resume={folder}")
+        go_on = f", or go on with resume={shlex.quote(str(folder))}" if (folder / PLAN).is_file() else ""
+        raise ConfigError(f"{what}: {folder} exists; choose another {what}{go_on}")
     jobs: dict[Path, Job] = {}
     for experiment, config in runs:
         run_dir = str(folder / config.env.name / config.algo.name / experiment) if common.run_dir else None
@@ -122,8 +123,8 @@ def train(jobs: Sequence[Job], run: Callable[..., dict[str, Any]], new: bool) ->
 def _outcome(job: Job, run: Callable[..., dict[str, Any]]) -> Outcome:
     try:
         return Outcome(job, run(job.config, resume=job.resume))
-    except ConfigError as error:
-        problem, code = " ".join(str(error).split()), 2
+    except (ConfigError, NotSaved) as error:
+        problem, code = " ".join(str(error).split()), 2 if isinstance(error, ConfigError) else 1
     except Exception as error:  # one run that does not fit into memory is no reason to lose the others
         traceback.print_exc()
         problem, code = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", 1

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from meigm_jax import sweep
 from meigm_jax.arguments import exit_code
-from meigm_jax.config import REGISTRIES, Config, build, run_directory, to_dict
+from meigm_jax.config import REGISTRIES, Config, build, reads_of, run_directory, to_dict
 from meigm_jax.hyper import SHORT
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.job import Job
@@ -56,6 +56,8 @@ def _answer(arguments: Sequence[str]) -> int:
     divide_cpu([job.config for job in jobs])
     for job in jobs:
         check(job.config, job.resume, memory=not command.dry_run)  # a dry run tells more before it says so
+    for line in _without_effect(command, jobs):
+        print("warning:", line, file=sys.stderr)
     if command.dry_run:
         from meigm_jax.runs.dry_run import report
 
@@ -68,16 +70,21 @@ def _answer(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Split `key=value` arguments into chosen files and values. Raises ConfigError on anything else."""
-    command = Command({}, {}, None)
+    """Split `key=value` arguments into chosen files and values; of a key given twice the last counts.
+
+    Raises ConfigError on anything else, and on a key given by both of its names.
+    """
+    command, spelled = Command({}, {}, None), dict[str, str]()
     for argument in arguments:
         if argument == "--dry-run":
             command = command._replace(dry_run=True)
             continue
-        key, equals, text = argument.lstrip("+").partition("=")
-        key = _in_full(key)
+        given, equals, text = argument.lstrip("+").partition("=")
+        key = _in_full(given)
         if not equals or not key or key[0] in "-~":
             raise ConfigError(f"cannot read '{argument}': expected key=value (see --help)")
+        if spelled.setdefault(key, given) != given:
+            raise ConfigError(f"{given}: {spelled[key]} is the same and is given too; leave one of them out")
         if key in GROUPS:
             command.groups[key] = _names(key, text)
         elif key == "resume":
@@ -115,6 +122,16 @@ def configure(*arguments: str) -> Config:
     if len(jobs) > 1:
         raise ConfigError(f"configure: expected one run, got {len(jobs)}")
     return jobs[0].config
+
+
+def _without_effect(command: Command, jobs: Sequence[Job]) -> Iterator[str]:
+    """A line on each number of `hyper` that the command sets and none of its runs reads."""
+    read = {name for job in jobs for name in reads_of(job.config)}
+    for key in command.values:
+        section, _, name = key.partition(".")
+        if section == "hyper" and name not in read:
+            algos = ", ".join(dict.fromkeys(job.config.algo.name for job in jobs))
+            yield f"{key} makes no difference to {algos}"
 
 
 def _in_full(key: str) -> str:
@@ -155,7 +172,8 @@ def _value(key: str, text: str) -> Any:
         raise ConfigError(f"cannot read '{key}={text}': {str(error).splitlines()[0]}") from error
     if override.is_sweep_override():
         section, _, name = key.partition(".")
-        hint = f"; to train them at once: sweep.{name}=[{text}]" if section in ("hyper", "sweep") else ""
+        at_once = section in ("hyper", "sweep")
+        hint = f"; to train them at once: sweep.{name}=[{text}]" if at_once else f"; a list is {key}=[{text}]"
         raise ConfigError(f"{key}: several values are possible for {', '.join(GROUPS)} only, got '{text}'{hint}")
     return override.value()
 

@@ -74,7 +74,8 @@ Options of the environment itself
 {_line("env.id=ID", "of +env=jaxmarl: any JaxMARL environment with discrete actions; env.options go to its maker")}
 {_suites()}
 
-Exit codes: 0 success; 2 wrong configuration; 130 Ctrl-C and 143 SIGTERM, after saving a checkpoint; 1 crash."""
+Exit codes: 0 success; 2 wrong configuration; 130 Ctrl-C and 143 SIGTERM, after saving a checkpoint
+(before anything is learnt there is none to save); 1 crash, or the end of a run that could not be written."""
 
 
 def _natural(name: str) -> list[str | int]:
@@ -126,6 +127,6 @@ def _part_options(path: str, name: str, part: Part) -> str:
     for key, option in part.options.items():
         default = option.default
         shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-        values = f" ({' or '.join(option.allowed)})" if option.allowed else ""
+        values = f" ({' or '.join(map(str, option.allowed))})" if option.allowed else ""
         lines.append(_line(f"    {path}.{key}={shown}", option.meaning + values))
     return "\n".join(lines)

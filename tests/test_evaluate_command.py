@@ -28,7 +28,7 @@ WRONG = [  # arguments -> what the one line must say
     ("{empty}", "run: '{empty}' has no checkpoint yet"),
     ("{run} --policy random", "argument --policy: invalid choice: 'random' (choose from 'greedy', 'sampled', 'mode')"),
     ("{run} --checkpoint last", "argument --checkpoint: invalid choice: 'last'"),
-    ("{run} --episodes 0", "episodes: expected an integer of at least 1, got 0"),
+    ("{run} --episodes 0", "episodes: expected an integer from 1 to 10000000, got 0"),
     ("{run} --episodes many", "argument --episodes: invalid int value: 'many'"),
     ("{run} --episodes 1.5", "argument --episodes: invalid int value: '1.5'"),
     ("{run} --episodes inf", "argument --episodes: invalid int value: 'inf'"),

@@ -265,3 +265,18 @@ def test_nothing_starts_when_any_of_several_runs_cannot(runs: list, tmp_path: Pa
     assert main(["+env=smax_3m,smax_8m"]) == 2
     assert "train.chunk_length" in capsys.readouterr().err
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("hyper.epsilon_end=0.1", "warning: hyper.epsilon_end makes no difference to me_qmix\n"),
+        ("hyper.epsilon_end=0.1 algo=me_qmix,qmix", ""),
+        ("hyper.alpha_lr=0.1 algo=vdn,qmix", "warning: hyper.alpha_learning_rate makes no difference to vdn, qmix\n"),
+        ("hyper.gamma=0.9", ""),
+    ],
+)
+def test_a_number_that_makes_no_difference_is_a_warning(runs: list, capsys, arguments: str, expected: str) -> None:
+    assert main([ENV, *arguments.split()]) == 0
+    warned = capsys.readouterr().err
+    assert warned.startswith(expected) and bool(warned) == bool(expected)

@@ -104,6 +104,12 @@ EARLY = [  # command -> what its one line says; answered before jax is imported
     ),
     (f"{GAME} algo=entropy_qmix sweep.opt_lr=[0.1,0.2]", "sweep.opt_learning_rate: entropy_qmix does not read it"),
     (f"{GAME} sweep.shaping_start=[0.5,1]", "sweep.shaping_start: me_qmix does not read it on matrix_game; it reads"),
+    (f"{GAME} sweep.lr=[0.1] sweep.learning_rate=[0.3]", "sweep.learning_rate: sweep.lr is the same and is given too;"),
+    (f"{GAME} hyper.learning_rate=0.1 hyper.lr=0.1", "hyper.lr: hyper.learning_rate is the same and is given too;"),
+    (f"{GAME} gamma=0.9", "unknown key 'gamma'; did you mean hyper.gamma?"),
+    (f"{GAME} lr=0.9", "unknown key 'lr'; did you mean hyper.lr?"),
+    (f"{GAME} evaluation.policies=greedy,mode", "evaluation.policies: several values are possible for env, algo, ex"),
+    (f"{GAME} algo.mixer.hypernet_layers=3", "algo.mixer.hypernet_layers: expected one of 1, 2, got 3"),
     (f"{GAME} sweep.gamma=0.9,0.99", "sweep.gamma: several values are possible for env, algo, experiment only, got"),
     (f"{GAME} sweep.alpha_lr=[0.1] hyper.alpha_lr=0.3", "sweep.alpha_learning_rate: hyper.alpha_learning_rate is"),
     # names
@@ -170,7 +176,8 @@ DAMAGED = {  # content of a run's config.yaml -> what is said of it
     b"- 1": "configuration: expected a section, got [1]",
 }
 LATE = [  # what only the environment, the machine and the file system can tell: these import jax
-    (f"{GAME} run_dir=full", "run_dir: full exists; choose another name or run_dir, or go on with resume=full"),
+    (f"{GAME} run_dir=full", "run_dir: full exists; choose another name or run_dir\n"),
+    (f"{GAME} run_dir=run", "run_dir: run exists; choose another name or run_dir, or go on with resume=run"),
     (
         f"{GAME} run_dir=file/a/run",
         "run_dir: cannot make file/a/run: {cwd}/file is not a folder that can be written to",

@@ -14,7 +14,7 @@ MIXERS = {
         hypernet_dim=HYPERNET_DIM,
         value_dim=Option(64, VALUE_MEANING),
         mask_dead=MASK_DEAD,
-        hypernet_layers=Option(2, "Linear layers that make the mixing weights: 1, or 2"),
+        hypernet_layers=Option(2, "Linear layers that make the mixing weights", (1, 2)),
     ),
     "qplex": Part(
         "meigm_jax.mixers.qplex:make",

@@ -37,7 +37,7 @@ from meigm_jax.types import Array, Learner
 
 PIECE_BYTES = 64 * 2**20  # of replay that pass through host memory at a time
 MANIFEST = "manifest.json"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 Warn = Callable[[str], None]
 
 

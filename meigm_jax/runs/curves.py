@@ -125,7 +125,8 @@ def read_members(run_dir: Path) -> list[Member]:
             for rows in rows_of.values()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{run_dir} cannot be read: {type(error).__name__}: {error}") from error
+        reason = error if isinstance(error, OSError) else "its config.yaml or metrics.jsonl is damaged"
+        raise ConfigError(f"{run_dir} cannot be read: {reason}") from error
 
 
 def read(folders: Sequence[Path], warn: Callable[[str], None]) -> dict[str, list[Member]]:

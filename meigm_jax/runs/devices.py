@@ -20,6 +20,7 @@ from meigm_jax.registry import ConfigError
 
 AXIS = "members"
 PER_CORE, MOST = 4, 16  # devices made of the CPU: three members need three to keep two cores busy
+_made_here = False  # whether the devices were made of the CPU by `divide_cpu`; all others are there to be used
 Device = Any  # a jax.Device: a name that type checkers do not take for a type
 
 
@@ -29,12 +30,14 @@ def divide_cpu(configs: Sequence[Config]) -> None:
     XLA runs the time loops of one program on one core; members that devices of their own train keep the others busy.
     No more than are used: each device has threads of its own, which get into each other's way.
     """
+    global _made_here
     asked = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked:
         most = min(PER_CORE * cores(), MOST)
         wanted = [config.devices or shares(num_members(config), most, cores()) for config in configs]
         with contextlib.suppress(RuntimeError):  # it has started
             jax.config.update("jax_num_cpu_devices", min(max(wanted), most))
+            _made_here = True
 
 
 def cores() -> int:
@@ -51,7 +54,7 @@ def shares(members: int, visible: int, wanted: int) -> int:
 def devices_of(config: Config) -> list[Device]:
     """The devices that share the members, at least one. Raises ConfigError unless they do so evenly."""
     visible = jax.devices()
-    count = config.devices or shares(num_members(config), len(visible), cores() if _made_here() else len(visible))
+    count = config.devices or shares(num_members(config), len(visible), cores() if _made_here else len(visible))
     if count > len(visible):
         raise ConfigError(f"devices: {count} asked for, {len(visible)} visible; use devices={len(visible)} or fewer")
     total = num_members(config)
@@ -69,14 +72,9 @@ def devices_of(config: Config) -> list[Device]:
 def idle(config: Config) -> str | None:
     """A line on the devices that have no work because they don't divide the members; None where all have."""
     used, visible = len(devices_of(config)), len(jax.devices())
-    if config.devices is not None or _made_here() or used == visible:
+    if config.devices is not None or _made_here or used == visible:
         return None
     return f"{used} of {visible} devices are used: more can't share {members_in_words(config)} evenly"
-
-
-def _made_here() -> bool:
-    """Whether the devices were made of the CPU, as many as a run can use; all others are there to be used."""
-    return jax.devices()[0].platform == "cpu" and jax.config.jax_num_cpu_devices > 0
 
 
 def _check_split(config: Config, number: int) -> None:

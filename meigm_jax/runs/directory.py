@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def new(config: Config) -> Path:
         numbered = (run_dir.with_name(f"{run_dir.name}_{number}") for number in itertools.count(2))
         run_dir = next(path for path in itertools.chain([run_dir], numbered) if not _taken(path))
     if _taken(run_dir):
-        raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir, or go on with resume={run_dir}")
+        go_on = f", or go on with resume={shlex.quote(str(run_dir))}" if (run_dir / "config.yaml").is_file() else ""
+        raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir{go_on}")
     absolute = run_dir.absolute()
     above = next(path for path in (absolute, *absolute.parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -45,9 +47,12 @@ def _taken(run_dir: Path) -> bool:
 
 
 def old(run_dir: Path) -> Path:
-    """`run_dir` itself. Raises ConfigError when no run lies there."""
+    """`run_dir` itself. Raises ConfigError when no run lies there, or nothing can be written there."""
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"resume: {run_dir} is not a run directory (it has no config.yaml)")
+    for path in (run_dir, run_dir / "metrics.jsonl", run_dir / "checkpoints"):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ConfigError(f"resume: {path} can't be written to")
     return run_dir
 
 

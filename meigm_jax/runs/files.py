@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 
+class NotSaved(Exception):
+    """A run was trained to its end, and that end could not be written to the disk."""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     write_bytes(path, text.encode())

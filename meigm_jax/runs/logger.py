@@ -45,6 +45,7 @@ class MetricsFile:
 
     def __init__(self, path: Path):
         """Open and lock `path`; rows are appended behind what is there."""
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,7 +64,9 @@ class MetricsFile:
     def cut(self, offset: int) -> None:
         """Drop what is behind `offset` bytes. Raises ConfigError when the file is shorter than that."""
         if self.offset < offset:
-            raise ConfigError(f"metrics.jsonl has {self.offset} bytes, its checkpoint was made at {offset}")
+            raise ConfigError(
+                f"resume: {self._path} has {self.offset} bytes, but {offset} at the checkpoint; put back what it lost"
+            )
         os.ftruncate(self._descriptor, offset)
         self.offset = offset
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from meigm_jax.registry import ConfigError
 from meigm_jax.runs import directory
 from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
 from meigm_jax.runs.devices import devices_of, divide_cpu, idle
-from meigm_jax.runs.files import write_text
+from meigm_jax.runs.files import NotSaved, write_text
 from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, versions
 from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
@@ -80,7 +81,8 @@ def run(config: Config, resume: Path | None = None, trainer_factory: TrainerFact
 
     `config` must then be the run's own but for total_env_steps, devices, checkpoint, log and wandb. Without any
     completed checkpoint the run starts again at its beginning. Raises ConfigError before anything is written;
-    SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a checkpoint once the first chunk is through.
+    NotSaved when all is trained and its end is not on the disk; SystemExit 130 on Ctrl-C and 143 on SIGTERM, after a
+    checkpoint once the first chunk is through.
     """
     started = time.monotonic()
     divide_cpu([config])
@@ -163,6 +165,7 @@ class Run:
     clock: CompileClock
     started: float  # time.monotonic() at the start of the command, less what the run had taken before
     size: ChunkSize = field(default_factory=ChunkSize)
+    unsaved: dict[str, str] = field(default_factory=dict)  # what is missing on the disk now -> why
 
     def __post_init__(self) -> None:
         self.members = members(self.config)
@@ -205,7 +208,7 @@ class Run:
         """On a signal, save at once and leave; what this iteration has to report is reported on resuming."""
         if self.stop.signum is not None:
             self._save()
-            self.console.message(f"stopped; resume: python -m meigm_jax.train resume={self.run_dir}")
+            self.console.message(f"stopped; resume: python -m meigm_jax.train resume={shlex.quote(str(self.run_dir))}")
             self.stop.leave_if_asked()
 
     def _advance(self) -> None:
@@ -286,21 +289,22 @@ class Run:
 
     def _keep_best(self) -> None:
         finals = [final[self.policy] for final in self.progress.final]
-        metric = "win_rate" if "win_rate" in finals[0] else "return"
-        for member, final in enumerate(finals):
-            if final[metric] > self.progress.best[member].get(metric, -math.inf):
+        ranked_by = [metric for metric in ("win_rate", "return") if metric in finals[0]]  # where wins tie, returns tell
+        values = np.array([[final[metric] for metric in ranked_by] for final in finals])
+        for member, (final, own) in enumerate(zip(finals, values.tolist(), strict=True)):
+            if own > [self.progress.best[member].get(metric, -math.inf) for metric in ranked_by]:
                 self.progress.best[member] = {"policy": self.policy, **final}
         before = self.progress.best_scores
-        scores = np.reshape([final[metric] for final in finals], (-1, self.config.seeds)).mean(axis=1).tolist()
-        better = [score > (-math.inf if old is None else old) for score, old in zip(scores, before, strict=True)]
+        scores = values.reshape(-1, self.config.seeds, len(ranked_by)).mean(axis=1).tolist()
+        better = [score > (old or [-math.inf] * len(score)) for score, old in zip(scores, before, strict=True)]
         if not any(better):
             return
         rows = np.repeat(better, self.config.seeds)
         best = self.checkpoints.best_with(self.state, self.progress.iteration, rows, self.console.warning)
         replaced = best.replaced[:: self.config.seeds]  # of each point
         kept = [score if new else old for score, old, new in zip(scores, before, replaced, strict=True)]
-        mean = sum(math.nan if score is None else score for score in kept) / len(kept)
-        facts = {"env_steps": self.env_steps, "policy": self.policy, metric: mean}
+        mean = sum(math.nan if score is None else score[0] for score in kept) / len(kept)
+        facts = {"env_steps": self.env_steps, "policy": self.policy, ranked_by[0]: mean}
         try:
             self.checkpoints.save_best(best, self.state.key, facts)
             self.progress.best_scores = kept
@@ -343,7 +347,9 @@ class Run:
                 self.checkpoints.amend(host)
             else:
                 self.checkpoints.save(self.state, self.progress.iteration, host)
+            self.unsaved.clear()
         except OSError as error:
+            self.unsaved["the last checkpoint"] = str(error)
             self.console.warning(f"no checkpoint at {self.env_steps} env steps, training goes on: {error}")
         self.saved_at = time.monotonic()
 
@@ -359,8 +365,11 @@ class Run:
             self.metrics.flush()
             write_text(self.run_dir / "summary.json", text + "\n")
         except OSError as error:
-            self.console.warning(f"the last metrics or summary.json were not written, resume the run: {error}")
+            self.unsaved["summary.json"] = str(error)
         self.console.close()
         self.console.message(table_of(self.config, self.progress, self.policy, self.run_dir))
         self.wandb.complete()
+        if self.unsaved:
+            reason = next(iter(self.unsaved.values()))
+            raise NotSaved(f"{self.run_dir} lacks {' and '.join(self.unsaved)}, resume it once they fit: {reason}")
         return json.loads(text)

@@ -54,7 +54,8 @@ class Progress:
     wall_time: float = 0.0
     train_seconds: float = 0.0  # in chunks, compilation excluded
     compile_seconds: float = 0.0
-    best_scores: list[float | None] = field(default_factory=lambda: [None])  # of each point in checkpoints/best
+    # Of each point in checkpoints/best: win rate, where there is one, and return.
+    best_scores: list[list[float] | None] = field(default_factory=lambda: [None])
     pending: Means = field(default_factory=Means)  # since the last log point
 
     @classmethod
@@ -70,7 +71,8 @@ class Progress:
             evaluation |= {key: math.nan for key, value in evaluation.items() if value is None}
         for best in plain["best"]:
             best |= {key: math.nan for key, value in best.items() if value is None}
-        return cls(**{**plain, "pending": Means(**plain["pending"])})
+        scores = [None if score is None or None in score else score for score in plain["best_scores"]]
+        return cls(**{**plain, "best_scores": scores, "pending": Means(**plain["pending"])})
 
     def plain(self) -> dict[str, Any]:
         """Plain containers, for a manifest."""

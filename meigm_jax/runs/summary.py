@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def table_of(config: Config, progress: Progress, policy: str, run_dir: Path) -> 
         if value is not None
     ]
     extend = f"total_env_steps={2 * config.total_env_steps}"
-    lines += [f"run: {run_dir}", f"extend: python -m meigm_jax.train resume={run_dir} {extend}"]
+    lines += [f"run: {run_dir}", f"extend: python -m meigm_jax.train resume={shlex.quote(str(run_dir))} {extend}"]
     return "\n".join(lines)
 
 

@@ -97,6 +97,31 @@ def test_the_cpu_is_divided_as_runs_need_it_unless_somebody_has_said_otherwise(a
     assert done.stdout.split() == [str(expected)] * 2
 
 
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        (8, "4"),
+        (6, "3 3 of 4 devices are used: more can't share 6 seeds evenly"),
+        (3, "3 3 of 4 devices are used: more"),
+    ],
+)
+def test_devices_that_somebody_asked_for_are_all_used(seeds, expected):
+    program = (
+        "import sys; from pathlib import Path; from meigm_jax.runs import devices\n"
+        "from tests.runs.fake import small_config\n"
+        "config = small_config(Path('unused'), sys.argv[1]); devices.divide_cpu([config])\n"
+        "print(len(devices.devices_of(config)), devices.idle(config) or '')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"seeds={seeds}"],
+        env=environment | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"},
+        cwd=HERE.parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(expected)
+
+
 def test_memory_is_given_back_after_a_long_compilation_only(monkeypatch):
     compiled, calls = "/jax/core/compile/backend_compile_duration", []
     monkeypatch.setattr(machine, "return_free_memory", lambda: calls.append(1))

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import checkpoint, logger, loop, machine
+from meigm_jax.runs.files import NotSaved
 from meigm_jax.runs.logger import MetricsFile
 from meigm_jax.runs.progress import ChunkSize, Means, Schedule
 from tests.runs import fake
@@ -457,6 +458,42 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkey
     assert sorted(p.name for p in (run_dir / "checkpoints").glob("[0-9]*")) == ["6", "7"]
     state, _ = train(config, run_dir)
     assert_same(state, run_dir, whole)
+
+
+def test_a_run_whose_end_is_not_on_the_disk_says_so_in_the_end(tmp_path, whole, monkeypatch, capsys):
+    run_dir, config = tmp_path / "run", fake.small_config(tmp_path / "run")
+    write_tree, write_text = checkpoint._write_tree, loop.write_text
+
+    def refuse(path, *args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_tree", refuse)
+    monkeypatch.setattr(loop, "write_text", refuse)
+    with pytest.raises(NotSaved, match=rf"{run_dir} lacks the last checkpoint and summary.json, resume it .*No space"):
+        train(config)
+    assert "mean" in capsys.readouterr().out  # the results are shown all the same
+    monkeypatch.setattr(checkpoint, "_write_tree", write_tree)
+    monkeypatch.setattr(loop, "write_text", write_text)
+    state, _ = train(config, run_dir)
+    assert_same(state, run_dir, whole)
+
+
+def test_wins_that_tie_are_told_apart_by_their_returns(tmp_path, monkeypatch):
+    """All win rates 0: the best of a seed is the evaluation with the largest return, and so is the one that is kept."""
+    config = fake.small_config(tmp_path / "run")
+    returns = {}
+
+    def evaluate(learner, key, env_steps, policy, *, episodes):
+        value = returns.setdefault(env_steps, [-3.0, 2.0, 1.0, 0.0][len(returns)] if len(returns) < 4 else 0.0)
+        ones = np.ones((config.seeds, episodes))
+        return {"return": value * ones, "win": 0 * ones, "episode_length": ones}
+
+    summary = loop.run(config, None, lambda *args: fake.make_trainer(*args)._replace(evaluate=evaluate))
+    best = max(returns, key=lambda steps: returns[steps])
+    assert len(returns) > 3 and best == list(returns)[1]
+    for member in summary["seeds"]:
+        assert (member["best"]["env_steps"], member["best"]["return"]) == (best, 2.0)
+    assert checkpoint.read_manifest(tmp_path / "run/checkpoints/best")["env_steps"] == best
 
 
 def test_a_checkpoint_that_somebody_deleted_does_not_end_the_run(tmp_path, whole, monkeypatch):
