@@ -203,7 +203,7 @@ def pool(members: Iterable[Member], measure: Measure, warn: Callable[[str], None
             differs = " ".join(f"{key}={value}" for key, value in difference.items())
             seeds = _each_seed_once(f"{algo} {differs}".rstrip(), group, warn)
             lines.append(Line(algo, differs, curve(seeds, measure), tuple(seeds)))
-            _warn_of_end(lines[-1], seeds, measure, warn)
+            _warn_of_what_is_missing(lines[-1], seeds, measure, warn)
     return [line for line in lines if shared(line.curve).any()]
 
 
@@ -320,15 +320,15 @@ def _with_values(members: Iterable[Member], measure: Measure, warn: Callable[[st
 
 
 def _each_seed_once(name: str, group: list[Member], warn: Callable[[str], None]) -> list[Member]:
-    """One member per seed, in order: the one of the run that was written last."""
+    """One member per seed, in order: the one that has gone furthest, of those the one of the run written last."""
     newest: dict[int, Member] = {}
     replaced: dict[tuple[Path, Path], list[int]] = {}
-    for member in sorted(group, key=lambda member: (member.written, member.run_dir)):
+    for member in sorted(group, key=lambda member: (member.rows[-1]["env_steps"], member.written, member.run_dir)):
         if old := newest.get(member.seed):
             replaced.setdefault((old.run_dir, member.run_dir), []).append(member.seed)
         newest[member.seed] = member
     for (old, new), seeds in replaced.items():
-        warn(f"{name}: {_seeds(seeds)} twice, in {old} and {new}; the latter is newer and is kept")
+        warn(f"{name}: {_seeds(seeds)} twice, in {old} and {new}; the latter goes further or is newer, and is kept")
     return [newest[seed] for seed in sorted(newest)]
 
 
@@ -338,13 +338,17 @@ def _aligned(series: list[dict[int, float]]) -> Curve:
     return Curve(np.array(steps, dtype=np.int64), values)
 
 
-def _warn_of_end(line: Line, members: list[Member], measure: Measure, warn: Callable[[str], None]) -> None:
-    """A mean over whoever is left would not be the mean over the seeds, so a line ends with its first seed."""
+def _warn_of_what_is_missing(line: Line, members: list[Member], measure: Measure, warn: Callable[[str], None]) -> None:
+    """A mean over some of the seeds is not the mean over the seeds: a line has only what all have, to its first end."""
     drawn = line.curve.env_steps[shared(line.curve)]
     if not drawn.size:
         warn(f"{line.name} is not drawn: its {len(members)} seeds share no env step with values")
         return
-    lasts = [max(step for step, value in _values(m, measure).items() if value == value) for m in members]
+    steps = [[step for step, value in _values(m, measure).items() if value == value] for m in members]
+    lasts = [max(each) for each in steps]
+    some = sorted(step for step in set().union(*steps) - set(drawn.tolist()) if step < drawn[-1])
+    if len(some) > drawn.size:
+        warn(f"{line.name} has {drawn.size} env steps; {len(some)} more, from {some[0]} on, are not of all its seeds")
     if max(lasts) > drawn[-1]:
         first = [member.seed for member, last in zip(members, lasts, strict=True) if last == min(lasts)]
         warn(f"{line.name} ends at {drawn[-1]} env steps, with {_seeds(first)}; other seeds go on to {max(lasts)}")

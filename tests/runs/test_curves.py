@@ -129,7 +129,23 @@ def test_a_seed_that_was_trained_twice_counts_once_with_the_newest_run(tmp_path)
     old = write(tmp_path / "b_old", [row(1, 10, 0.75), row(2, 10, 1.0)], written=1e9)
     [line], [warning] = pool(new, old)
     np.testing.assert_array_equal(line.curve.values, [[0.25], [0.5], [1.0]])
-    assert warning == f"me_qmix: seed 1 twice, in {old} and {new}; the latter is newer and is kept"
+    assert warning == f"me_qmix: seed 1 twice, in {old} and {new}; the latter goes further or is newer, and is kept"
+
+
+def test_of_a_seed_that_was_trained_twice_a_shorter_run_does_not_count(tmp_path):
+    long = write(tmp_path / "long", [row(0, steps, 0.5) for steps in (10, 20)], written=1e9)
+    write(tmp_path / "short", [row(0, 10, 0.75)], written=1e9 + 60)
+    [line], [warning] = pool(long, tmp_path / "short")
+    np.testing.assert_array_equal(line.curve.values, [[0.5, 0.5]])
+    assert f"in {tmp_path / 'short'} and {long}; the latter goes further" in warning
+
+
+def test_a_line_that_lacks_most_of_what_its_seeds_have_says_so(tmp_path):
+    fine = write(tmp_path / "fine", [row(0, steps, 0.5) for steps in (10, 20, 30, 40)])
+    coarse = write(tmp_path / "coarse", [row(1, steps, 0.5) for steps in (35, 40)])
+    [line], [warning] = pool(fine, coarse)
+    assert line.curve.env_steps.tolist() == [40]
+    assert warning == "me_qmix has 1 env steps; 4 more, from 10 on, are not of all its seeds"
 
 
 def test_a_line_ends_with_the_first_of_its_seeds(tmp_path):
