@@ -306,6 +306,7 @@ def _merged(best: Path, state: Any, iteration: int, better: np.ndarray) -> Best:
 
 def _write_tree(path: Path, learner: Learner, key: Array) -> int:
     tree = {"learner": learner, "key": jax.random.key_data(key)}
+    path.parent.mkdir(parents=True, exist_ok=True)  # where that fails, Orbax would fail in threads of its own, loudly
     with ocp.StandardCheckpointer() as checkpointer:  # leaving waits: the next chunk donates these arrays
         checkpointer.save(path, tree)
     return _tree_checksum(tree)
