@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from meigm_jax.runs.curves import Line
-from meigm_jax.usage import choices
 
 # Colours that colour-blind eyes tell apart (Okabe and Ito, without the yellow, which paper swallows); line styles and
 # markers for print. An algorithm's place in ORDER is its look: append, so that the others keep theirs.
 COLOURS = ("#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "os^DvPX*<"
-ORDER = "me_qmix qmix me_qplex qplex me_vdn vdn".split()  # others in configs/algo follow by name
+ORDER = (
+    "me_qmix qmix me_qplex qplex me_vdn vdn cw_qmix ddn dmix entropy_qmix iql me_qatten me_qmix_fixed me_qmix_mlp "
+    "me_qmix_two_layer ow_qmix qatten qmix_long_epsilon qtran soft_qmix soft_qmix_code"
+).split()  # others follow by name
 
 
 def looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -33,8 +35,8 @@ def looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def ranks(lines: Sequence[Line]) -> dict[str, int]:
-    """Algorithm -> its place: those of ORDER, others in configs/algo, any others."""
-    names = [*ORDER, *choices("algo"), *sorted(line.algo for line in lines)]
+    """Algorithm -> its place: those of ORDER, then any others."""
+    names = [*ORDER, *sorted(line.algo for line in lines)]
     return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 

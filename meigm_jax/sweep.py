@@ -27,6 +27,7 @@ from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import NotSaved, write_text
 from meigm_jax.runs.job import Job
 from meigm_jax.runs.logger import say
+from meigm_jax.runs.rows import decisive, main_policy
 
 PLAN = "sweep.yaml"
 LOCK = "sweep.lock"  # held by the process that goes through the sweep; lists the runs that have been started
@@ -215,8 +216,8 @@ def _result(finals: list[dict[str, Any]]) -> tuple[str, str, str]:
 
     from meigm_jax.runs.curves import interval  # imports scipy
 
-    policy = "greedy" if "greedy" in finals[0] else next(iter(finals[0]))
-    metric = "win_rate" if "win_rate" in finals[0][policy] else "return"
+    policy = main_policy(finals[0])
+    metric = decisive(finals[0][policy])[0]
     values = [final[policy][metric] for final in finals]
     what = f"{policy} {metric.replace('_', ' ')}"
     if None in values:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from meigm_jax import plot
-from meigm_jax.looks import looks
+from meigm_jax.looks import ORDER, looks
 from meigm_jax.runs import curves
 from meigm_jax.usage import choices
 
@@ -206,6 +206,7 @@ def blank(algo: str) -> curves.Line:
 
 def test_every_algorithm_keeps_its_look_and_is_told_apart_without_colour():
     known = choices("algo")
+    assert set(ORDER) <= set(known)
     found = dict(zip(known, looks([blank(algo) for algo in known]), strict=True))
     assert len({(look["linestyle"], look["marker"]) for look in found.values()}) == len(known)
     for algo in known:

@@ -31,15 +31,9 @@ class Running(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What one row of the scan leaves behind."""
+    """What one row of the scan leaves behind; after the scan, all T of them."""
 
-    at: TimeStep
-    action: Array
-    reward: Array
-    terminated: Array
-    truncated: Array
-    valid: Array
-    shaped_reward: Array | None
+    transition: Trajectory  # `at` has as many rows as the rest
     info: Metrics
 
 
@@ -80,7 +74,7 @@ def collect(
     for_act = shards.uniform(k_act, (length, *at.avail.shape[:-1]), axis=1)
     for_env = jax.vmap(jax.vmap(env.draw))(shards.own(jax.random.split(k_env, (length, num_envs)), axis=1))
     last, (rows, kept) = jax.lax.scan(row, start, (for_act, for_env))
-    trajectory = Trajectory(_append(rows.at, last.at), *rows[1:-1])
+    trajectory = rows.transition._replace(at=_append(rows.transition.at, last.at))
     return Collected(trajectory, first_episodes(rows), _append(kept, keep(last.env_state)))
 
 
@@ -106,19 +100,21 @@ def _row(
     env_state, at = jax.tree.map(lambda f, s: _where(running.ended, f, s), fresh, (env_state, at))
     valid = ~running.ended
     shaped = info.pop("shaped_reward") * valid if env.spec.shaped else None
-    row = Row(running.at, action, reward * valid, terminated & valid, truncated & valid, valid, shaped, info)
-    return Running(env_state, at, carry, row.terminated | row.truncated, episode), row
+    terminated, truncated = terminated & valid, truncated & valid
+    row = Trajectory(running.at, action, reward * valid, terminated, truncated, valid, shaped)
+    return Running(env_state, at, carry, terminated | truncated, episode), Row(row, info)
 
 
 def first_episodes(rows: Row) -> Metrics:
     """Return, length and outcomes of each environment's first episode, f32[E]. Later, cut-off ones would bias them."""
-    first = jnp.cumprod(rows.valid, axis=0).astype(bool)
-    ended = (rows.terminated | rows.truncated) & first
+    row = rows.transition
+    first = jnp.cumprod(row.valid, axis=0).astype(bool)
+    ended = (row.terminated | row.truncated) & first
     at_end = {name: jnp.sum(x * ended, axis=0) for name, x in rows.info.items()}
     length = jnp.sum(first, axis=0).astype(jnp.float32)
-    sums = {"return": _in_order(rows.reward * first), "episode_length": length}
-    if rows.shaped_reward is not None:
-        sums["shaped_return"] = _in_order(rows.shaped_reward * first)
+    sums = {"return": _in_order(row.reward * first), "episode_length": length}
+    if row.shaped_reward is not None:
+        sums["shaped_return"] = _in_order(row.shaped_reward * first)
     return sums | at_end
 
 

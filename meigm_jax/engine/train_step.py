@@ -52,10 +52,18 @@ class TrainState(NamedTuple):
     key: Array  # the member's base key; it never changes, iterations fold their number in
 
 
+class Streams:
+    """What is folded into a member's key for each purpose; iterations, numbers below 2^31, fold in their own."""
+
+    LEARNER = 2**31  # initial parameters
+    EVALUATION = 2**31 + 1  # evaluations in training
+    AFTERWARDS = 2**31 + 2  # evaluations of what a run has learnt
+
+
 def init(env: Env, algorithm: Algorithm, sizes: Sizes, seed: Array, hyper: Hyper) -> TrainState:
     """A fresh member from its seed (i32[])."""
     key = jax.random.key(seed)
-    learner = algorithm.init(jax.random.fold_in(key, 2**31), hyper)
+    learner = algorithm.init(jax.random.fold_in(key, Streams.LEARNER), hyper)
     return TrainState(learner, replays.init(env, sizes.capacity, sizes.chunk_length, sizes.dtype), key)
 
 

@@ -33,10 +33,10 @@ from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import write_bytes, write_text
 from meigm_jax.runs.logger import to_json
+from meigm_jax.runs.saved import MANIFEST
 from meigm_jax.types import Array, Learner
 
 PIECE_BYTES = 64 * 2**20  # of replay that pass through host memory at a time
-MANIFEST = "manifest.json"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 Warn = Callable[[str], None]
 

@@ -17,13 +17,13 @@ import yaml
 
 from meigm_jax.hyper import in_words
 from meigm_jax.registry import ConfigError, nearest
-from meigm_jax.runs.logger import Row, metric_keys
+from meigm_jax.runs.rows import Row, metric_keys
 
 # What belongs to a run and does not tell one configuration from another.
 RUN_ONLY = "seed seeds sweep run_dir name total_env_steps devices evaluation checkpoint log wandb versions".split()
 RESAMPLES = 2000  # of the bootstrap
 TRIM = 0.25  # at each end: the interquartile mean
-ABOUT = {"kind", "env_steps", "seed", "member"}  # what every row has
+NEEDED = {"kind", "env_steps", "seed", "member"}  # of every row
 
 
 class Member(NamedTuple):
@@ -109,7 +109,7 @@ def read_members(run_dir: Path) -> list[Member]:
         written = (run_dir / "metrics.jsonl").stat().st_mtime
         rows_of: dict[int, list[Row]] = {}
         for row in read_rows(run_dir):
-            if missing := ABOUT - set(row):
+            if missing := NEEDED - set(row):
                 raise ValueError(f"a row of metrics.jsonl lacks {', '.join(sorted(missing))}")
             rows_of.setdefault(row["member"], []).append(row)
         return [

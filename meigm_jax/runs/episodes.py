@@ -12,13 +12,13 @@ from scipy import stats
 from tqdm import tqdm
 
 from meigm_jax.engine.evaluation import watch
+from meigm_jax.engine.train_step import Streams
 from meigm_jax.envs.training import for_training
 from meigm_jax.runs.curves import interval
-from meigm_jax.runs.loop import RENAMED
 from meigm_jax.runs.restore import Restored
+from meigm_jax.runs.rows import row_key
 from meigm_jax.types import Array, Metrics
 
-EVALUATION = 2**31 + 2  # folded into a member's key: draws nothing that training and its evaluations draw
 RATE = "win_rate"  # the metric that is a share of episodes
 FIRST = (RATE, "return", "episode_length")  # the order of the metrics
 
@@ -47,7 +47,7 @@ def play(restored: Restored, episodes: int, policy: str, seed: int = 0) -> Playe
     env = for_training(restored.env, reward_scale=1.0)
     one = partial(watch, env, restored.algorithm, num_envs=num_envs, policy=policy)
     play_round = jax.jit(jax.vmap(one, in_axes=(0, 0, 0)))
-    base = _fold_in(_fold_in(restored.key, EVALUATION), seed)
+    base = _fold_in(_fold_in(restored.key, Streams.AFTERWARDS), seed)
     rounds: list[dict[str, np.ndarray]] = []
     first: Any = None
     for number in tqdm(range(-(-episodes // num_envs)), unit="round", disable=None, leave=False):
@@ -66,7 +66,7 @@ def _fold_in(keys: Array, number: int) -> Array:
 
 
 def _named(outcomes: Metrics) -> dict[str, np.ndarray]:
-    return {RENAMED.get(name, name): np.asarray(x, np.float64) for name, x in outcomes.items()}
+    return {row_key(name): np.asarray(x, np.float64) for name, x in outcomes.items()}
 
 
 def over_episodes(name: str, values: np.ndarray) -> Estimate:

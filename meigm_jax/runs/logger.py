@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from meigm_jax.config import Config
 from meigm_jax.registry import ConfigError
+from meigm_jax.runs.rows import Row
 
 PLAIN_LINE_SECONDS = 10.0  # between progress lines where the console is no terminal
-Row = dict[str, Any]
 
 
 def finite(value: Any) -> Any:
@@ -165,9 +165,3 @@ class Console:
 
 def _count(number: float) -> str:
     return tqdm.format_sizeof(number) if number >= 1000 else f"{number:.0f}"
-
-
-def metric_keys(row: Row) -> list[str]:
-    """The keys of a row that are measurements."""
-    about = {"kind", "env_steps", "grad_steps", "seed", "member", "hyper", "wall_time", "policy", "episodes"}
-    return [key for key in row if key not in about]

@@ -28,15 +28,16 @@ from meigm_jax.config import (
     num_members,
     steps_per_iteration,
 )
-from meigm_jax.engine.train_step import TrainState
+from meigm_jax.engine.train_step import Streams, TrainState
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import directory
 from meigm_jax.runs.checkpoint import Checkpoints, disk_bytes
 from meigm_jax.runs.devices import devices_of, divide_cpu, idle
 from meigm_jax.runs.files import NotSaved, write_text
-from meigm_jax.runs.logger import Console, MetricsFile, Row, to_json
+from meigm_jax.runs.logger import Console, MetricsFile, to_json
 from meigm_jax.runs.machine import CompileClock, check_replay_fits, human_bytes, versions
-from meigm_jax.runs.progress import ChunkSize, Progress, Schedule
+from meigm_jax.runs.progress import ChunkSize, Means, Progress, Schedule
+from meigm_jax.runs.rows import TRAIN_KEYS, Row, decisive, main_policy, row_key
 from meigm_jax.runs.signals import StopSignals
 from meigm_jax.runs.summary import summary_of, table_of
 from meigm_jax.runs.trainer import (
@@ -50,13 +51,7 @@ from meigm_jax.runs.trainer import (
 )
 from meigm_jax.runs.wandb_sink import Wandb
 
-EVALUATION = 2**31 + 1  # folded into a member's key: evaluation draws nothing that training draws
-TRAIN_KEYS = (  # every training row has them; null where an algorithm has no such thing
-    "return episode_length loss_td loss_opt alpha entropy target_entropy q_tot_mean grad_norm opt_error "
-    "misalignment epsilon"
-).split()
 ALWAYS = ("loss_td", "grad_norm")  # metrics of every gradient step: NaN there is no missing value
-RENAMED = {"win": "win_rate"}
 TrainerFactory = Callable[[Config, int], Trainer]
 
 
@@ -171,9 +166,8 @@ class Run:
         self.members = members(self.config)
         self.schedule = Schedule(self.config)
         self.steps = steps_per_iteration(self.config)
-        self.evaluation_key = jax.vmap(lambda key: jax.random.fold_in(key, EVALUATION))(self.state.key)
-        policies = self.config.evaluation.policies
-        self.policy = "greedy" if "greedy" in policies else policies[0]  # what decides which learner is the best
+        self.evaluation_key = jax.vmap(lambda key: jax.random.fold_in(key, Streams.EVALUATION))(self.state.key)
+        self.policy = main_policy(self.config.evaluation.policies)
         self.started -= self.progress.wall_time
         self.compiled_before = self.progress.compile_seconds
         self.saved_at = time.monotonic()
@@ -218,7 +212,7 @@ class Run:
             self.size = ChunkSize()  # an iteration takes longer from here on
         count = self.size.next(self._limit(first))
         self.state, metrics = self.trainer.run(self.state, first, count)
-        rows = {RENAMED.get(name, name): np.asarray(x)[:count] for name, x in metrics.items()}
+        rows = {row_key(name): np.asarray(x)[:count] for name, x in metrics.items()}
         jax.block_until_ready(self.state)
         seconds = time.monotonic() - begin - (self.clock.seconds - compiled)
         self.size.measured(seconds, count)
@@ -269,7 +263,7 @@ class Run:
         absent = dict.fromkeys(TRAIN_KEYS)
         means = [absent | self.progress.pending.of(member) for member in range(len(self.members))]
         self._write([{**self._row("train", member), **mean} for member, mean in enumerate(means)])
-        self.progress.pending = type(self.progress.pending)()
+        self.progress.pending = Means()
 
     def _evaluate(self) -> None:
         settings = self.config.evaluation
@@ -278,7 +272,7 @@ class Run:
             outcomes = self.trainer.evaluate(
                 self.state.learner, self.evaluation_key, self.env_steps, policy, episodes=episodes
             )
-            means = {RENAMED.get(k, k): np.asarray(x).astype(np.float64).mean(axis=1) for k, x in outcomes.items()}
+            means = {row_key(k): np.asarray(x).astype(np.float64).mean(axis=1) for k, x in outcomes.items()}
             rows = []
             for member in range(len(self.members)):
                 measured = {name: float(x[member]) for name, x in means.items()}
@@ -289,7 +283,7 @@ class Run:
 
     def _keep_best(self) -> None:
         finals = [final[self.policy] for final in self.progress.final]
-        ranked_by = [metric for metric in ("win_rate", "return") if metric in finals[0]]  # where wins tie, returns tell
+        ranked_by = decisive(finals[0])
         values = np.array([[final[metric] for metric in ranked_by] for final in finals])
         for member, (final, own) in enumerate(zip(finals, values.tolist(), strict=True)):
             if own > [self.progress.best[member].get(metric, -math.inf) for metric in ranked_by]:

@@ -10,6 +10,7 @@ from meigm_jax.config import Config, build
 from meigm_jax.registry import ConfigError
 
 CHECKPOINTS = ("best", "newest")
+MANIFEST = "manifest.json"  # of a checkpoint folder, written last: without it the folder is no checkpoint
 
 
 def read_config(run_dir: Path, what: str) -> Config:
@@ -32,4 +33,4 @@ def finished_checkpoints(run_dir: Path, which: str = "best") -> list[Path]:
     found = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: -int(path.name))
     if which == "best" and (folder / "best").exists():
         found.insert(0, (folder / "best").resolve())
-    return [path for path in found if (path / "manifest.json").is_file()]
+    return [path for path in found if (path / MANIFEST).is_file()]

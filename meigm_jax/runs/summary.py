@@ -13,6 +13,7 @@ from meigm_jax.config import Config, grid, members, steps_per_iteration
 from meigm_jax.hyper import in_words, told
 from meigm_jax.runs.machine import peak_memory
 from meigm_jax.runs.progress import Progress
+from meigm_jax.runs.rows import decisive
 
 
 def summary_of(config: Config, progress: Progress, grad_steps: int) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def summary_of(config: Config, progress: Progress, grad_steps: int) -> dict[str,
 def table_of(config: Config, progress: Progress, policy: str, run_dir: Path) -> str:
     """The final evaluations by `policy`, what became of the members, and how to extend the run."""
     finals = [final[policy] for final in progress.final]
-    metric = "win_rate" if "win_rate" in finals[0] else "return"
+    metric = decisive(finals[0])[0]
     what = f"{policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"
     lines = _lines([final[metric] for final in finals], what, config)
     lines += [

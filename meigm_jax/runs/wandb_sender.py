@@ -33,7 +33,7 @@ from meigm_jax.config import Member, members
 from meigm_jax.hyper import told
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import write_text
-from meigm_jax.runs.logger import Row, metric_keys
+from meigm_jax.runs.rows import Row, metric_keys
 from meigm_jax.runs.saved import read_config
 from meigm_jax.runs.wandb_sink import COMPLETE, FINISH_SECONDS, FOLLOW, WARNING
 

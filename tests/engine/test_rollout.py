@@ -10,6 +10,7 @@ import pytest
 from meigm_jax.engine.evaluation import evaluate, watch
 from meigm_jax.engine.rollout import Row, collect, first_episodes
 from meigm_jax.ops import policies
+from meigm_jax.types import Trajectory
 from tests.engine.small import ACTIONS, COUNTING, ENV, HYPER, reward_of, time_step
 
 ENVS, LENGTH = 6, 23
@@ -95,7 +96,7 @@ def test_the_return_of_a_member_does_not_depend_on_how_many_there_are():
     @jax.jit
     @jax.vmap
     def returns(reward, never):
-        return first_episodes(Row(None, None, reward, never, never, ~never, None, {}))["return"]
+        return first_episodes(Row(Trajectory(None, None, reward, never, never, ~never), {}))["return"]
 
     together = returns(reward, never)
     np.testing.assert_allclose(together, np.asarray(reward, np.float64).sum(axis=1), rtol=1e-4, atol=1e-4)

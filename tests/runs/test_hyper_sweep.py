@@ -180,7 +180,7 @@ def test_a_sweep_that_was_killed_goes_on(whole, tmp_path, one_by_one, crash_in, 
     with_fake(job.config, killed)
     assert timeless(killed) == timeless(whole)
     manifests = [read_manifest(run / "checkpoints/best") for run in (killed, whole)]
-    assert manifests[0] == manifests[1] and manifests[0]["iterations"] == [12, 12, 10, 10, 2, 2]
+    assert manifests[0] == manifests[1] and manifests[0]["iterations"] == [12, 12, 12, 12, 2, 2]
     out = capsys.readouterr().out
     header, *lines = out[out.index("alpha_learning_rate") :].splitlines()
     assert header.split()[1:] == "greedy win rate (8 episodes), mean of 2 seeds".split()
@@ -188,8 +188,15 @@ def test_a_sweep_that_was_killed_goes_on(whole, tmp_path, one_by_one, crash_in, 
 
 
 def test_the_best_of_a_point_is_saved_when_it_is_the_best_of_the_run_alone(tmp_path, one_by_one):
-    for rate, iteration in zip(FAKE_RATES, (12, 10, 2), strict=True):
-        with_fake(fake.small_config(tmp_path / f"{rate}", SOFT, f"hyper.alpha_lr={rate}", SWEEP[2], SELDOM))
+    for rate, iteration in zip(FAKE_RATES, (12, 12, 2), strict=True):
+        config = fake.small_config(tmp_path / f"{rate}", SOFT, f"hyper.alpha_lr={rate}", SWEEP[2], SELDOM)
+        with_fake(config)
+        found: dict[int, list[tuple[float, float]]] = {}
+        for row in rows_of(tmp_path / f"{rate}"):
+            if row.get("policy") == "greedy":
+                found.setdefault(row["env_steps"], []).append((row["win_rate"], row["return"]))
+        scores = {steps: tuple(np.mean(values, axis=0)) for steps, values in found.items()}
+        assert max(scores, key=lambda steps: scores[steps]) == iteration * steps_per_iteration(config)
         assert read_manifest(tmp_path / f"{rate}/checkpoints/best")["iteration"] == iteration
 
 

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meigm_jax.engine.train_step import Streams
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs import checkpoint, logger, loop, machine
 from meigm_jax.runs.files import NotSaved
@@ -305,7 +306,7 @@ def test_the_best_learner_is_kept(whole):
     like = jax.eval_shape(lambda: whole.state)
     learner, key = checkpoint.read_tree(folder, like)
     found = TRAINER.evaluate(
-        learner, jax.vmap(lambda k: jax.random.fold_in(k, loop.EVALUATION))(key), best, "greedy", episodes=4
+        learner, jax.vmap(lambda k: jax.random.fold_in(k, Streams.EVALUATION))(key), best, "greedy", episodes=4
     )
     assert float(found["win"].mean()) == manifest["win_rate"]
     assert len(list((whole.run_dir / "checkpoints").glob("best-*"))) == 1
