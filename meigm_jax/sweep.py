@@ -29,11 +29,16 @@ from meigm_jax.runs.job import Job
 from meigm_jax.runs.logger import say
 from meigm_jax.runs.rows import decisive, main_policy
 
+FOLDER = Path("runs", "sweeps")  # of those without a run_dir
 PLAN = "sweep.yaml"
 LOCK = "sweep.lock"  # held by the process that goes through the sweep; lists the runs that have been started
 HEADER = (
     "# The runs of a sweep, in their order. It is read when the sweep is resumed; folders are relative to this one.\n"
 )
+
+
+class Taken(ConfigError):
+    """Another sweep has this folder."""
 
 
 class Outcome(NamedTuple):
@@ -48,13 +53,14 @@ class Outcome(NamedTuple):
 def lay_out(runs: Sequence[tuple[str, Config]]) -> list[Job]:
     """Give each of several configurations a run directory of its own; all of them share one name.
 
-    With each comes the experiment that tells it from the others, if one does. Raises ConfigError when two runs would
-    meet or the folder of the sweep is not empty.
+    With each comes the experiment that tells it from the others, if one does. A sweep that is named after the time gets
+    a number besides where another was started in the same second. Raises ConfigError when two runs would meet or the
+    folder of the sweep is not empty.
     """
     common = runs[0][1]
-    name = common.name or datetime.now().strftime(TIME_FORMAT)
-    folder = Path(common.run_dir) if common.run_dir else Path("runs", "sweeps", name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    name = common.name or _free_name(datetime.now().strftime(TIME_FORMAT))
+    folder = Path(common.run_dir) if common.run_dir else FOLDER / name
+    if _taken(folder):
         what = "run_dir" if common.run_dir else "name"
         go_on = f", or go on with resume={shlex.quote(str(folder))}" if (folder / PLAN).is_file() else ""
         raise ConfigError(f"{what}: {folder} exists; choose another {what}{go_on}")
@@ -66,6 +72,15 @@ def lay_out(runs: Sequence[tuple[str, Config]]) -> list[Job]:
             raise ConfigError(f"two of {len(runs)} runs would share the run directory {run_directory(config)}")
         jobs[run_directory(config)] = Job(config, None, folder)
     return list(jobs.values())
+
+
+def _free_name(time: str) -> str:
+    numbered = (f"{time}_{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([time], numbered) if not _taken(FOLDER / name))
+
+
+def _taken(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def read(folder: Path) -> list[Config]:
@@ -96,14 +111,15 @@ def train(jobs: Sequence[Job], run: Callable[..., dict[str, Any]], new: bool) ->
     """Go through the jobs, one after the other, and print a table at the end; the exit code.
 
     A job that fails is reported, and the others are trained all the same. Raises ConfigError before anything starts,
-    and SystemExit or KeyboardInterrupt of the job that was stopped. new: the sweep has no plan yet.
+    Taken where another sweep was faster, and SystemExit or KeyboardInterrupt of the job that was stopped. new: the
+    sweep has no plan yet.
     """
     folder = jobs[0].sweep
     assert folder is not None
     again = f"python -m meigm_jax.train resume={shlex.quote(str(folder))}"
     with _lock(folder) as lock:
         if new and (folder / PLAN).exists():
-            raise ConfigError(f"{folder} exists; choose another name or run_dir")
+            raise Taken(f"{folder} exists; choose another name or run_dir")
         _write(folder, jobs)
         outcomes = []
         try:
@@ -153,7 +169,7 @@ def _lock(folder: Path) -> Iterator[TextIO]:
             lock = stack.enter_context(open(folder / LOCK, "a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is training this sweep") from None
+            raise Taken(f"{folder}: another process is training this sweep") from None
         except OSError as error:
             raise ConfigError(f"run_dir: cannot use {folder}: {error.strerror}") from error
         yield lock

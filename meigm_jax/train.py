@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,10 +63,22 @@ def _answer(arguments: Sequence[str]) -> int:
 
         report(jobs)
     elif jobs[0].sweep is not None:
-        return sweep.train(jobs, run, new=command.resume is None)
+        return _train_all(command, jobs, run)
     else:
         run(jobs[0].config, resume=jobs[0].resume)
     return 0
+
+
+def _train_all(command: Command, jobs: Sequence[Job], run: Callable[..., dict[str, Any]]) -> int:
+    """Go through a sweep; one that is named after the time takes another name where another sweep was faster."""
+    named = command.resume is not None or {"name", "run_dir"} & command.values.keys()
+    while True:
+        try:
+            return sweep.train(jobs, run, new=command.resume is None)
+        except sweep.Taken:
+            if named:
+                raise
+            jobs = plan(command)
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,26 @@ def test_all_runs_share_the_local_time(monkeypatch):
 
     monkeypatch.setattr(sweep, "datetime", Clock)
     assert directories("+env=smax_3m,smax_8m") == ["runs/smax_3m/me_qmix/time0", "runs/smax_8m/me_qmix/time0"]
+
+
+@pytest.mark.parametrize("late", [False, True])  # the other sweep is there when the names are chosen, or after it
+def test_sweeps_of_the_same_second_have_folders_of_their_own(trained, monkeypatch, late):
+    def other(*_, **__) -> None:
+        folder = Path("runs/sweeps/noon")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "sweep.yaml").write_text("jobs: []")
+
+    monkeypatch.setattr(sweep, "datetime", SimpleNamespace(now=lambda: SimpleNamespace(strftime=lambda _: "noon")))
+    if late:
+        monkeypatch.setattr(loop, "check", other)
+    else:
+        other()
+    assert main(TWO) == 0
+    assert trained == [(f"runs/matrix_game/{algo}/noon_2", False) for algo in ("qmix", "vdn")]
+    assert Path("runs/sweeps/noon/sweep.yaml").read_text() == "jobs: []"
+    assert {path.name for path in Path("runs/sweeps").iterdir()} == {"noon", "noon_2"}
+    if late:
+        assert main([*TWO, "name=noon"]) == 2  # a name that was given is kept
 
 
 def test_the_plan_is_there_before_the_first_run(trained):
