@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pages
 import units
-from study import told
+from study import mean_with_interval
 from units import Unit, env_of, read_csv
 
 from meigm_jax import plot
@@ -101,7 +101,9 @@ def table(evaluated: dict[Path, dict[str, curves.Curve]], folder: Path) -> list[
         for name, curve in lines.items():
             fact, last = facts[name.split(" ")[0]], int(curve.env_steps[-1])
             cells = [cell(curve, steps) for steps in COLUMNS.values()]
-            cells.append(told(curve.values[:, -1]) + ("" if name == "random" else f" at {last / 1e6:.2g}M"))
+            cells.append(
+                mean_with_interval(curve.values[:, -1]) + ("" if name == "random" else f" at {last / 1e6:.2g}M")
+            )
             speed = 0 if name == "random" else fact.get("env_steps_per_second", 0)
             size = f"{len(curve.values)} x {fact['episodes']}"
             cells = (env_of(path), policy, name, size, *cells, f"{speed:.0f}" if speed else "")
@@ -112,7 +114,7 @@ def table(evaluated: dict[Path, dict[str, curves.Curve]], folder: Path) -> list[
 def cell(curve: curves.Curve, steps: int) -> str:
     """The evaluation at `steps`, give or take the size of an iteration, or a dash."""
     at = np.flatnonzero(np.abs(curve.env_steps - steps) <= SLACK)
-    return told(curve.values[:, at[-1]]) if at.size else "-"
+    return mean_with_interval(curve.values[:, at[-1]]) if at.size else "-"
 
 
 def improvement(evaluated: dict[Path, dict[str, curves.Curve]]) -> list[str]:

@@ -27,7 +27,7 @@ from benchmark import problem_with_peer
 from benchmark_measure import imported, jaxmarl_map
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from study import told
+from study import mean_with_interval
 
 from meigm_jax import plot, train
 
@@ -177,7 +177,7 @@ def table() -> list[str]:
 
 def final(rates: np.ndarray) -> str:
     """Mean over seeds, with its interval where there are several."""
-    return told(rates) if len(rates) > 1 else f"{rates[0]:.3f}"
+    return mean_with_interval(rates) if len(rates) > 1 else f"{rates[0]:.3f}"
 
 
 def curve(rows: list[Row], system: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -180,12 +180,19 @@ def table(study: Study, finals: list[Final], source: Path) -> list[str]:
         fact = json.loads((source / f"{final.env}.json").read_text())[final.line.split(" ")[0]]
         reported = study.paper.get((final.env, final.line), "-")
         size = f"{len(final.scores)} x {fact['episodes']}"
-        cells = (final.env, final.line, size, f"{final.env_steps / 1e6:.2g}M", told(final.scores), reported)
+        cells = (
+            final.env,
+            final.line,
+            size,
+            f"{final.env_steps / 1e6:.2g}M",
+            mean_with_interval(final.scores),
+            reported,
+        )
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
-def told(scores: np.ndarray) -> str:
+def mean_with_interval(scores: np.ndarray) -> str:
     found = curves.interval(scores[:, None])
     digits = 3 if abs(found.mean[0]) < 2 else 1
     return f"{found.mean[0]:.{digits}f} [{found.low[0]:.{digits}f}, {found.high[0]:.{digits}f}]"
@@ -213,10 +220,10 @@ def compared(study: Study, finals: list[Final]) -> list[str]:
         }
         if not pairs:
             continue
-        better = in_words(statistics.improvement(list(pairs.values())))
+        better = format_estimate(statistics.improvement(list(pairs.values())))
         sentence = f"P({one} > {other}) over {', '.join(pairs)}: **{better}**"
         if all(np.max(np.abs(both)) <= 1 for pair in pairs.values() for both in pair):  # comparable: win rates
-            means = [in_words(statistics.interquartile_mean(side)) for side in zip(*pairs.values(), strict=True)]
+            means = [format_estimate(statistics.interquartile_mean(side)) for side in zip(*pairs.values(), strict=True)]
             sentence += f"; interquartile means {means[0]} and {means[1]}"
         sentences.append(f"{sentence} (95 % stratified bootstrap).")
     return sentences
@@ -228,7 +235,7 @@ def at_equal_steps(one: Final, other: Final) -> tuple[np.ndarray, np.ndarray]:
     return one.at(shared), other.at(shared)
 
 
-def in_words(estimate: statistics.Estimate) -> str:
+def format_estimate(estimate: statistics.Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 

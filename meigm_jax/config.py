@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from meigm_jax.algos import RULES
 from meigm_jax.envs import BY_ID, check_options, episode_limit, suite_of
-from meigm_jax.hyper import SHORT, Hyper, in_words, told
+from meigm_jax.hyper import SHORT, Hyper, format_hyper, format_number
 from meigm_jax.mixers import MIXERS
 from meigm_jax.modules import AGENTS, OPTS, TEMPERATURES
 from meigm_jax.registry import ConfigError, Part, lookup, nearest, one_of, scalar
@@ -343,7 +343,7 @@ def _build_sweep(raw: Any) -> dict[str, tuple[float, ...]]:
         if not isinstance(values, list | tuple) or not values:
             raise ConfigError(f"{path}: expected a list of numbers, {path}=[A,B,...], got {values!r}")
         sweep[name] = tuple(scalar(float, value, path) for value in values)
-        if len(set(map(in_words, sweep[name]))) < len(values):
+        if len(set(map(format_number, sweep[name]))) < len(values):
             raise ConfigError(f"{path}: expected values that differ (in six digits), got {list(sweep[name])}")
     return sweep
 
@@ -431,7 +431,7 @@ def validate(config: Config) -> None:
     _validate_together(config)
     reads = reads_of(config)
     for point in grid(config):
-        _validate_temperature({**config.hyper, **point}, reads, f"sweep: with {told(point)}, " if point else "")
+        _validate_temperature({**config.hyper, **point}, reads, f"sweep: with {format_hyper(point)}, " if point else "")
 
 
 def _validate_together(config: Config) -> None:

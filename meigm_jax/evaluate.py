@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Config
-from meigm_jax.hyper import in_words, told
+from meigm_jax.hyper import format_hyper, format_number
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.saved import CHECKPOINTS, finished_checkpoints, read_config
 
@@ -200,7 +200,7 @@ def _text(report: dict[str, Any]) -> str:
 
 def _values(entry: dict[str, Any]) -> list[str]:
     """Of what is swept."""
-    return [in_words(value) for value in entry.get("hyper", {}).values()]
+    return [format_number(value) for value in entry.get("hyper", {}).values()]
 
 
 def _cell(estimate: dict[str, float]) -> str:
@@ -212,7 +212,7 @@ def _gif_lines(report: dict[str, Any]) -> list[str]:
     if "gif" not in report:
         return []
     shown = report["gif"]
-    which = f"{told(shown['hyper'])}, " if "hyper" in shown else ""
+    which = f"{format_hyper(shown['hyper'])}, " if "hyper" in shown else ""
     about = f"{which}seed {shown['seed']}, episode {shown['episode']}: {_outcome(shown)}"
     return ["", f"{shown['file']}: {about}, {shown['episode_length']:.0f} steps, {shown['bytes'] / 1e3:.0f} kB"]
 

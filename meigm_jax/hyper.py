@@ -35,11 +35,11 @@ SHORT = {  # what the command line and `sweep` take as well
 }
 
 
-def in_words(value: float) -> str:
-    """Six digits, since training computes in float32; whole numbers in full."""
+def format_number(value: float) -> str:
+    """The number in six digits, since training computes in float32; whole ones in full."""
     return str(int(value)) if value.is_integer() else f"{value:.6g}"
 
 
-def told(hyper: Mapping[str, float]) -> str:
-    """'gamma=0.9 td_lambda=0.6'."""
-    return " ".join(f"{name}={in_words(value)}" for name, value in hyper.items())
+def format_hyper(hyper: Mapping[str, float]) -> str:
+    """Values of hyper-parameters in words: 'gamma=0.9 td_lambda=0.6'."""
+    return " ".join(f"{name}={format_number(value)}" for name, value in hyper.items())

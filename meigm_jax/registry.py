@@ -106,7 +106,7 @@ def lookup(registry: Mapping[str, Part], name: str, what: str) -> Part:
     return registry[name]
 
 
-def share(value: Any, path: str) -> float:
+def fraction(value: Any, path: str) -> float:
     """`value` if it is a number from 0 to 1: the check of an Option."""
     value = scalar(float, value, path)
     if not 0 <= value <= 1:

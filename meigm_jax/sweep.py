@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TextIO
 import yaml
 
 from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
-from meigm_jax.hyper import told
+from meigm_jax.hyper import format_hyper
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import NotSaved, write_text
 from meigm_jax.runs.job import Job
@@ -224,7 +224,7 @@ def _report(folder: Path, outcomes: Sequence[Outcome]) -> str:
 def _results(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """For each point of the run's grid: its values, what was evaluated, its mean over the seeds, 95 % interval."""
     points = itertools.groupby(summary["seeds"], lambda member: member["hyper"])
-    return [(told(hyper), *_result([member["final"] for member in members])) for hyper, members in points]
+    return [(format_hyper(hyper), *_result([member["final"] for member in members])) for hyper, members in points]
 
 
 def _result(finals: list[dict[str, Any]]) -> tuple[str, str, str]:

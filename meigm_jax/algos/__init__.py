@@ -3,7 +3,7 @@
 After its maker, a rule names the parts of `algo` that it is made of, besides the agent; then its options.
 """
 
-from meigm_jax.registry import Option, Rule, share
+from meigm_jax.registry import Option, Rule, fraction
 
 EPSILON = "epsilon_start epsilon_end epsilon_decay_steps".split()  # what epsilon-greedy exploration reads
 ENTROPY = "the policy's entropy: the sum over actions, or the log-probability of a sampled one"
@@ -28,7 +28,7 @@ RULES = {
         ("mixer",),
         reads=EPSILON,
         weighting=Option("central", "which rows count in full: CW-QMIX, or OW-QMIX", ("central", "optimistic")),
-        low_weight=Option(0.1, "of a row whose value is thought too high", check=share),
+        low_weight=Option(0.1, "of a row whose value is thought too high", check=fraction),
         central_dim=Option(256, "hidden units of the central value"),
     ),
     "qtran": Rule(

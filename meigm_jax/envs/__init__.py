@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meigm_jax.envs.ids import check_id
 from meigm_jax.envs.payoff import check_payoff
 from meigm_jax.envs.sight import check_sight_range
-from meigm_jax.registry import ConfigError, OpenPart, Option, Part, nearest, share
+from meigm_jax.registry import ConfigError, OpenPart, Option, Part, fraction, nearest
 
 if TYPE_CHECKING:
     from meigm_jax.types import Env
@@ -89,7 +89,7 @@ SUITES = {
         num_agents=Option(3, "agents"),
         num_landmarks=Option(3, "landmarks"),
         local_ratio=Option(
-            0.5, "weight of an agent's own collisions in its reward, against the team's distances", check=share
+            0.5, "weight of an agent's own collisions in its reward, against the team's distances", check=fraction
         ),
         max_steps=Option(25, TIME_LIMIT),
     ),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from meigm_jax.hyper import in_words
+from meigm_jax.hyper import format_number
 from meigm_jax.registry import ConfigError, nearest
 from meigm_jax.runs.rows import Row, metric_keys
 
@@ -288,7 +288,7 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_words, value))}]"
     if isinstance(value, float):
-        return in_words(value)
+        return format_number(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -138,14 +138,14 @@ def _basis(rates: Rates) -> str:
     )
 
 
-def _parameters(state: TrainState, told: str) -> str:
+def _parameters(state: TrainState, members_in_words: str) -> str:
     """Their number by group, and the bytes of what learning changes."""
     members, params = state.key.shape[0], state.learner.params
     groups = params._asdict() if hasattr(params, "_asdict") else {"all": params}
     counts = {name: sum(x.size for x in jax.tree.leaves(group)) // members for name, group in groups.items()}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
     own, learner = (human_bytes(tree_bytes(tree) // members) for tree in (params, state.learner))
-    each = "" if members == 1 else f" for each of {told}"
+    each = "" if members == 1 else f" for each of {members_in_words}"
     return f"parameters: {sum(counts.values())} ({listed}), {own}; with target and optimizer {learner}{each}"
 
 

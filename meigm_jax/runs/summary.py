@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from meigm_jax.config import Config, grid, members, steps_per_iteration
-from meigm_jax.hyper import in_words, told
+from meigm_jax.hyper import format_hyper, format_number
 from meigm_jax.runs.machine import peak_memory
 from meigm_jax.runs.progress import Progress
 from meigm_jax.runs.rows import decisive
@@ -49,7 +49,7 @@ def table_of(config: Config, progress: Progress, policy: str, run_dir: Path) -> 
     what = f"{policy} {metric.replace('_', ' ')} ({finals[0]['episodes']} episodes)"
     lines = _lines([final[metric] for final in finals], what, config)
     lines += [
-        f"seed {seed} {f'of {told(hyper)} ' if hyper else ''}became NaN or infinite at {value} env steps"
+        f"seed {seed} {f'of {format_hyper(hyper)} ' if hyper else ''}became NaN or infinite at {value} env steps"
         for (seed, hyper), value in zip(members(config), progress.non_finite, strict=True)
         if value is not None
     ]
@@ -65,8 +65,10 @@ def _lines(values: Sequence[float], what: str, config: Config) -> list[str]:
         each = [f"{config.seed + k:6}   {value:.4g}" for k, value in enumerate(values)]
         return [f"  seed   {what}", *each, f"  mean   {means[0]:.4g}"]
     over = f", mean of {config.seeds} seeds" if config.seeds > 1 else ""
-    widths = {name: max(map(len, [name, *map(in_words, values)])) for name, values in config.sweep.items()}
+    widths = {name: max(map(len, [name, *map(format_number, values)])) for name, values in config.sweep.items()}
     lines = ["   ".join(["", *(name.rjust(width) for name, width in widths.items()), what + over])]
     for point, mean in zip(grid(config), means, strict=True):
-        lines.append("   ".join(["", *(in_words(point[name]).rjust(w) for name, w in widths.items()), f"{mean:.4g}"]))
+        lines.append(
+            "   ".join(["", *(format_number(point[name]).rjust(w) for name, w in widths.items()), f"{mean:.4g}"])
+        )
     return lines

@@ -30,7 +30,7 @@ import yaml
 
 from meigm_jax.arguments import Parser, exit_code
 from meigm_jax.config import Member, members
-from meigm_jax.hyper import told
+from meigm_jax.hyper import format_hyper
 from meigm_jax.registry import ConfigError
 from meigm_jax.runs.files import write_text
 from meigm_jax.runs.rows import Row, metric_keys
@@ -66,13 +66,13 @@ def main() -> int:
             )
         if not (run_dir / "summary.json").exists():
             raise ConfigError(f"run: {run_dir} is not complete; python -m meigm_jax.train resume={run_dir}")
-    told = os.dup(sys.stdout.fileno())
+    messages = os.dup(sys.stdout.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # wandb's own words
     os.environ["WANDB_SILENT"] = "true"  # and those on stderr
 
     def tell(text: str) -> None:
         with contextlib.suppress(OSError):  # who listened may be dead
-            os.write(told, f"{text}\n".encode())
+            os.write(messages, f"{text}\n".encode())
 
     try:
         if arguments.follow:
@@ -254,7 +254,7 @@ def _by_point(entries: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _values(hyper: dict[str, float]) -> str:
-    return told(hyper).replace(" ", ",")
+    return format_hyper(hyper).replace(" ", ",")
 
 
 def _start(config: dict[str, Any], run_dir: Path, record: Record, number: int, member: Member | None) -> Target:
