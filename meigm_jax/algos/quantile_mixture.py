@@ -37,6 +37,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, u: Array) -> Array:
+        """Quantile fractions u [...] -> [..., features]."""
         frequencies = jnp.pi * jnp.arange(self.num_cosines, dtype=u.dtype)
         return nn.relu(Linear(self.features, name="phi")(jnp.cos(u[..., None] * frequencies)))
 

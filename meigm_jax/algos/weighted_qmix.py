@@ -24,6 +24,7 @@ class Central(nn.Module):
 
     @nn.compact
     def __call__(self, u: Array, state: Array) -> Array:
+        """u [..., N] of the chosen actions, state [..., G] -> Q_c [...]."""
         joint = MLP(1, self.hidden_dim, layers=4, name="joint")(jnp.concatenate([state, u], axis=-1))
         return (joint + Hypernet(1, self.hidden_dim, name="value")(state)).squeeze(-1)
 

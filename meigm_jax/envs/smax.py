@@ -110,7 +110,7 @@ def fast(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
 
 
 def reference(smax: HeuristicEnemySMAX, sight_range: float | None) -> Simulator:
-    """JaxMARL's own code."""
+    """The reference: JaxMARL's own code, with the allies' sight range where one is given."""
     eyes = copy.copy(smax._env)
     if sight_range is not None:
         eyes.unit_type_sight_ranges = jnp.full_like(eyes.unit_type_sight_ranges, sight_range)

@@ -22,6 +22,7 @@ class QMix(nn.Module):
 
     @nn.compact
     def __call__(self, q: Array, state: Array, alive: Array) -> Array:
+        """q [..., N], state [..., G], alive bool[..., N] -> Q_tot [...]."""
         size = self.num_agents * self.embed_dim
         w1 = jnp.abs(Hypernet(size, self.hypernet_dim, self.hypernet_layers, name="w1")(state))
         b1 = Linear(self.embed_dim, name="b1")(state)

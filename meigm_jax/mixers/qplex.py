@@ -25,6 +25,7 @@ class Kernels(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """x [..., D] -> [..., num_kernels, features]."""
         sizes = [x.shape[-1], *[self.hidden_dim] * (self.layers - 1), self.features]
         x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], self.num_kernels, x.shape[-1]))
         for number, (fan_in, size) in enumerate(itertools.pairwise(sizes)):
@@ -50,6 +51,7 @@ class QPlex(nn.Module):
 
     @nn.compact
     def __call__(self, x: MixInput) -> Array:
+        """Q_tot [...] of what a mixer may read, any leading axes."""
         agents, q, best = self.spec.num_agents, x.q_taken, x.q_max
         if self.weighted_head:
             w = jnp.abs(Hypernet(agents, self.hypernet_dim, name="w")(x.state)) + POSITIVE

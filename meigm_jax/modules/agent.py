@@ -27,6 +27,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, last_action: Array) -> Array:
+        """obs [..., N, O], last_action i32[..., N] (-1: none) -> [..., N, features]."""
         chex.assert_shape(obs, (..., self.spec.num_agents, self.spec.obs_dim))
         sizes = (self.spec.obs_dim, self.spec.num_actions, self.spec.num_agents)
         init = uniform_fan_in(sum(sizes))

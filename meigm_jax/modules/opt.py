@@ -18,6 +18,7 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self, q: Array, state: Array) -> Array:
+        """q [..., N, A], state [..., G] -> [..., N, A]."""
         w = jnp.abs(Hypernet(self.num_agents, self.hypernet_dim, name="w")(state))
         b = Hypernet(self.num_agents, self.hypernet_dim, name="b")(state)
         return w[..., None] * q + b[..., None]
@@ -37,6 +38,7 @@ class TwoLayer(nn.Module):
 
     @nn.compact
     def __call__(self, q: Array, state: Array) -> Array:
+        """q [..., N, A], state [..., G] -> [..., N, A]."""
         size = self.width * self.num_agents
         w = self._split(Hypernet(size, self.hypernet_dim, name="w")(state))
         c = self._split(Linear(size, name="c")(state))

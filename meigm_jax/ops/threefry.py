@@ -29,7 +29,7 @@ class Words(NamedTuple):
 
 
 def words(key: Array) -> Words:
-    """Of jax.random keys [...]."""
+    """The two words, u32[...] each, of jax.random keys [...]."""
     data = jax.random.key_data(key)
     return Words(data[..., 0], data[..., 1])
 

@@ -60,7 +60,7 @@ def make_trainer(config: Config, max_iterations: int) -> Trainer:
 
 
 def replay_bytes(config: Config, env: Env) -> int:
-    """Of all members' replays together, without making one."""
+    """Bytes of all members' replays together, without making one."""
     sizes = make_sizes(config, recomputes(config, env))
     return num_members(config) * replay.nbytes(env, sizes.capacity, sizes.chunk_length, sizes.dtype)
 
