@@ -228,3 +228,75 @@ def test_missing_and_unknown_sections_are_named(default: Config) -> None:
         build(tree)
     with pytest.raises(ConfigError, match=r"unknown key 'repaly'; did you mean replay\?"):
         build(to_dict(default) | {"repaly": {}})
+
+
+ALGORITHMS = {  # rule, mixer, OPT, temperature
+    "cw_qmix": "weighted_qmix qmix - -",
+    "ddn": "quantile_mixture vdn - -",
+    "dmix": "quantile_mixture qmix - -",
+    "entropy_qmix": "me_igm qmix identity learned",
+    "iql": "independent - - -",
+    "me_qatten": "me_igm qatten affine learned",
+    "me_qmix": "me_igm qmix affine learned",
+    "me_qmix_fixed": "me_igm qmix affine fixed",
+    "me_qmix_mlp": "me_igm qmix mlp learned",
+    "me_qmix_two_layer": "me_igm qmix two_layer learned",
+    "me_qplex": "me_igm qplex affine learned",
+    "me_vdn": "me_igm vdn affine learned",
+    "ow_qmix": "weighted_qmix qmix - -",
+    "qatten": "value_decomposition qatten - -",
+    "qmix": "value_decomposition qmix - -",
+    "qmix_long_epsilon": "value_decomposition qmix - -",
+    "qplex": "value_decomposition qplex - -",
+    "qtran": "qtran - - -",
+    "soft_qmix": "soft_qmix qmix affine fixed",
+    "soft_qmix_code": "soft_qmix vdn affine fixed",
+    "vdn": "value_decomposition vdn - -",
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_is_made_of_the_parts_that_its_name_promises(name):
+    algo = compose("+env=smax_3m", f"algo={name}").algo
+    parts = [getattr(algo, kind) for kind in ("rule", "mixer", "opt", "temperature")]
+    assert " ".join("-" if part is None else part.name for part in parts) == ALGORITHMS[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [  # of the papers and the authors' code, where no search has changed them
+        ("", "hyper.gamma", 0.99),
+        ("", "hyper.td_lambda", 0.6),
+        ("", "hyper.max_grad_norm", 10.0),
+        ("", "hyper.epsilon_end", 0.05),
+        ("", "hyper.epsilon_decay_steps", 50_000),
+        ("", "hyper.target_entropy", 0.48),
+        ("", "env.reward_scale", 10.0),
+        ("", "env.bootstrap_on_timeout", False),
+        ("", "train.target_update_interval", 64),
+        ("", "algo.agent.hidden_dim", 64),
+        ("", "algo.rule.entropy", "exact"),
+        ("", "algo.temperature.target_per", "alive"),
+        ("", "algo.opt.mask_dead", True),
+        ("", "algo.mixer.embed_dim", 32),
+        ("", "algo.mixer.hypernet_dim", 64),
+        ("algo=me_qmix_two_layer", "algo.opt.residual", True),
+        ("algo=qplex", "algo.mixer.num_kernels", 4),
+        ("algo=qatten", "algo.mixer.num_heads", 4),
+        ("algo=cw_qmix", "algo.rule.weighting", "central"),
+        ("algo=ow_qmix", "algo.rule.weighting", "optimistic"),
+        ("algo=cw_qmix", "algo.rule.low_weight", 0.1),
+        ("algo=qtran", "algo.rule.optimal_weight", 1.0),
+        ("algo=qtran", "algo.rule.nonoptimal_weight", 0.1),
+        ("algo=qtran", "hyper.td_lambda", 0.0),
+        ("algo=dmix", "algo.rule.double_q", False),
+        ("algo=soft_qmix", "algo.rule.half_weights", False),
+        ("algo=soft_qmix_code", "algo.rule.half_weights", True),
+        ("algo=soft_qmix_code", "hyper.alpha_start", 0.03),
+    ],
+)
+def test_defaults(arguments, key, value):
+    found: Any = to_dict(compose("+env=smax_5v5", *arguments.split()))
+    for part in key.split("."):
+        found = found[part]
+    assert found == value

@@ -117,15 +117,18 @@ def test_actions_are_available_and_greedy_ones_maximise_raw_utilities(variant, p
         assert jnp.all((taken > 0) == at.avail)  # alpha is high, and epsilon 1: all that is available comes up
 
 
-@pytest.mark.parametrize(("variant", "step"), [("qmix", 10**6), ("me_qmix", 0)])
-def test_behaviour_follows_its_distribution(variant, step):
+@pytest.mark.parametrize(
+    ("variant", "step", "epsilon"), [("qmix", 0, 1.0), ("qmix", 50, 0.55), ("qmix", 10**6, 0.1), ("me_qmix", 0, 0.0)]
+)
+def test_behaviour_follows_its_distribution(variant, step, epsilon):
     algorithm, at = make_algorithm(variant), observations(random_batch(3))
-    learner, carry = algorithm.init(jax.random.key(0), HYPER), algorithm.init_carry(at.obs.shape[0])
+    hyper = HYPER._replace(alpha_decay_steps=jnp.float32(1e4))
+    learner, carry = algorithm.init(jax.random.key(0), hyper), algorithm.init_carry(at.obs.shape[0])
     draw = jax.jit(jax.vmap(lambda key: algorithm.act(learner, carry, at, key, jnp.int32(step), "sampled")[0]))
     actions = draw(jax.random.split(jax.random.key(2), 4000))
     q, _, _ = GRU.step(learner.params.agent, carry, at)
     if variant == "qmix":
-        pi = policies.epsilon_greedy(q, at.avail, jnp.float32(0.1))
+        pi = policies.epsilon_greedy(q, at.avail, jnp.float32(epsilon))
     else:
         pi = me_igm.local_policy(soft_parts(variant), learner.params.opt, jnp.float32(0.1), q, at)
     np.testing.assert_allclose(jax.nn.one_hot(actions, ACTIONS).mean(0), pi.probs, atol=0.04)

@@ -36,7 +36,7 @@ def rule(request):
     """An algorithm, its learner with a target of its own, and one more learner."""
     _, algorithm, hyper = composed(request.param)
     fresh, other = (jax.jit(algorithm.init)(jax.random.key(seed), hyper) for seed in (0, 1))
-    return algorithm, fresh, fresh._replace(target=other.params)
+    return algorithm, fresh, fresh._replace(target=jax.tree.map(lambda x: x + 0.5, other.params))
 
 
 def test_the_target_starts_as_the_parameters(rule):

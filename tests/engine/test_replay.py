@@ -9,6 +9,7 @@ import pytest
 
 from meigm_jax.engine import replay
 from meigm_jax.engine.rollout import collect
+from meigm_jax.envs.training import for_training
 from tests.engine.small import COUNTING, ENV, HYPER, SPEC
 
 ENVS, LENGTH, CAPACITY = 2, 9, 6
@@ -109,3 +110,14 @@ def test_return_weighted_sampling_draws_each_sequence_in_proportion_to_its_expon
     weights = np.exp([0.5 * 2.0, 0.5 * 0.5, 0.5 * 3.0, -np.inf])
     expected = weights / weights.sum()
     np.testing.assert_array_less(np.abs(drawn - expected), 4 * np.sqrt(expected * (1 - expected) / draws) + 1e-12)
+
+
+def test_what_is_recomputed_is_normalised_as_what_is_seen():
+    bare = ENV._replace(normalise=lambda at: at._replace(obs=2 * at.obs, state=at.state + 1))
+    env = for_training(bare, reward_scale=1.0)
+    assert env.compact is not None and env.expand is not None
+    env_state, at = env.reset(jax.random.key(0))
+    obs, state = env.expand(env.compact(env_state))
+    np.testing.assert_array_equal(obs, at.obs)
+    np.testing.assert_array_equal(state, at.state)
+    np.testing.assert_array_equal(at.obs, 2 * ENV.reset(jax.random.key(0))[1].obs)

@@ -1,5 +1,6 @@
 """The training iteration: warm-up, target copies, counters, and what members and compilations share."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 
 from meigm_jax.engine import train_step
 from meigm_jax.engine.train_step import Sizes
-from meigm_jax.runs.trainer import make_trainer, member_hypers, member_seeds
+from meigm_jax.runs.trainer import make_sizes, make_trainer, member_hypers, member_seeds
+from meigm_jax.train import configure
 from tests.engine.small import COUNTING, ENV, HYPER
 from tests.runs.fake import small_config
 
@@ -135,3 +137,25 @@ def test_evaluation_of_all_members(trainer):
         found = made.evaluate(state.learner, state.key, 10, policy, episodes=5)
         assert found["return"].shape == (3, 5)
         assert set(np.asarray(found["return"]).ravel()) <= {8.0, -12.0, 0.0}
+
+
+def test_the_engines_sizes_are_those_of_the_configuration():
+    names = "num_envs=3 chunk_length=140 updates_per_chunk=5 batch_size=7 target_update_interval=11 warmup_sequences=13"
+    config = configure("+env=smax_3m", *(f"train.{name}" for name in names.split()), "replay.capacity=33")
+    config = replace(config, replay=replace(config.replay, return_weight=0.25, dtype="bfloat16"))
+    sizes = make_sizes(config, recomputed=False)._asdict()
+    given = {name: int(value) for name, value in (pair.split("=") for pair in names.split())}
+    assert given.items() <= sizes.items()
+    assert (sizes["capacity"], sizes["return_weight"], sizes["dtype"]) == (33, 0.25, "bfloat16")
+    assert make_sizes(config, recomputed=True).dtype is None
+
+
+def test_evaluations_at_other_env_steps_play_other_episodes(trainer):
+    config, made = trainer
+    state = made.init(member_seeds(config), member_hypers(config))
+    first, again, later = (
+        np.asarray(made.evaluate(state.learner, state.key, env_steps, "sampled", episodes=5)["return"])
+        for env_steps in (32, 32, 64)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != later)
