@@ -106,6 +106,7 @@ def test_simple_spread_is_jaxmarls_with_the_sum_of_rewards() -> None:
     np.testing.assert_allclose(start.obs, stacked(raw, obs), atol=1e-5)
     np.testing.assert_allclose(at.obs, stacked(raw, next_obs), atol=1e-5)
     np.testing.assert_allclose(at.state, at.obs.reshape(*at.obs.shape[:2], -1), atol=0)
+    assert env.spec.unit_dim == env.spec.obs_dim  # an agent's own part of the state is what it observes
     np.testing.assert_allclose(reward, sum(rewards.values()), rtol=1e-5)
     np.testing.assert_array_equal(truncated, done)
     assert truncated[:, -1].all() and not truncated[:, :-1].any() and not terminated.any()
