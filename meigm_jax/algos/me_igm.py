@@ -199,7 +199,7 @@ def update(parts: Parts, learner: Learner, key: Array, batch: Trajectory, step: 
     steps = map(descend, optimizers(hyper), groups(gradients), states, groups(params))
     ((agent, mixer), opt, temperature), states = zip(*steps, strict=True)
     params = Network(agent, mixer, opt, parts.temperature.project(temperature, hyper))
-    metrics["grad_norm"] = norm((gradients.agent, gradients.mixer))
+    metrics |= {"grad_norm": norm((gradients.agent, gradients.mixer)), "grad_norm_opt": norm(gradients.opt)}
     return learner._replace(params=params, optimizer_state=Groups(*states)), metrics
 
 

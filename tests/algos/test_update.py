@@ -67,9 +67,14 @@ def test_gradient_steps_are_clipped_adam_of_each_group_at_its_own_rate(variant, 
         start = start._replace(target=other.params)
         keys = jax.random.split(jax.random.key(2), len(batches))
         learner = start
+        found: dict[tuple[str, ...], float] = {}
         for batch, key in zip(batches, keys, strict=True):
-            learner, _ = algorithm.update(learner, key, batch, jnp.int32(50))
+            learner, metrics = algorithm.update(learner, key, batch, jnp.int32(50))
+            for names, name in ((("agent", "mixer"), "grad_norm"), (("opt",), "grad_norm_opt")):
+                found[names] = max(found.get(names, 0.0), metrics[name])
         wanted, norms = stepped_by_hand(parts, opt_of, start, batches, keys)
+        for names, norm in found.items():
+            np.testing.assert_allclose(norm, norms[names], rtol=1e-9)
     assert min(norms[names] for names in GROUPS if names != ("temperature",)) > hyper.max_grad_norm  # all are clipped
     for name in me_igm.Network._fields:
         before, found, right = (jax.tree.leaves(getattr(x, name)) for x in (start.params, learner.params, wanted))
