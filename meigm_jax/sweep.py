@@ -24,7 +24,7 @@ import yaml
 from meigm_jax.config import TIME_FORMAT, Config, build, run_directory, to_dict
 from meigm_jax.hyper import format_hyper
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.files import NotSaved, write_text
+from meigm_jax.runs.files import NotSaved, free, taken, write_text
 from meigm_jax.runs.job import Job
 from meigm_jax.runs.logger import say
 from meigm_jax.runs.rows import decisive, main_policy
@@ -58,9 +58,9 @@ def lay_out(runs: Sequence[tuple[str, Config]]) -> list[Job]:
     folder of the sweep is not empty.
     """
     common = runs[0][1]
-    name = common.name or _free_name(datetime.now().strftime(TIME_FORMAT))
+    name = common.name or free(FOLDER / datetime.now().strftime(TIME_FORMAT)).name
     folder = Path(common.run_dir) if common.run_dir else FOLDER / name
-    if _taken(folder):
+    if taken(folder):
         what = "run_dir" if common.run_dir else "name"
         go_on = f", or go on with resume={shlex.quote(str(folder))}" if (folder / PLAN).is_file() else ""
         raise ConfigError(f"{what}: {folder} exists; choose another {what}{go_on}")
@@ -72,15 +72,6 @@ def lay_out(runs: Sequence[tuple[str, Config]]) -> list[Job]:
             raise ConfigError(f"two of {len(runs)} runs would share the run directory {run_directory(config)}")
         jobs[run_directory(config)] = Job(config, None, folder)
     return list(jobs.values())
-
-
-def _free_name(time: str) -> str:
-    numbered = (f"{time}_{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([time], numbered) if not _taken(FOLDER / name))
-
-
-def _taken(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def read(folder: Path) -> list[Config]:

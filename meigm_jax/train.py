@@ -71,12 +71,12 @@ def _answer(arguments: Sequence[str]) -> int:
 
 def _train_all(command: Command, jobs: Sequence[Job], run: Callable[..., dict[str, Any]]) -> int:
     """Go through a sweep; one that is named after the time takes another name where another sweep was faster."""
-    named = command.resume is not None or {"name", "run_dir"} & command.values.keys()
+    has_a_name = command.resume is not None or {"name", "run_dir"} & command.values.keys()
     while True:
         try:
             return sweep.train(jobs, run, new=command.resume is None)
         except sweep.Taken:
-            if named:
+            if has_a_name:
                 raise
             jobs = plan(command)
 

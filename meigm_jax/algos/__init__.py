@@ -3,6 +3,7 @@
 After its maker, a rule names the parts of `algo` that it is made of, besides the agent; then its options.
 """
 
+from meigm_jax.modules import HYPERNET_DIM, WIDTH
 from meigm_jax.registry import Option, Rule, fraction
 
 EPSILON = "epsilon_start epsilon_end epsilon_decay_steps".split()  # what epsilon-greedy exploration reads
@@ -19,8 +20,8 @@ RULES = {
         "meigm_jax.algos.soft_qmix:make",
         ("mixer", "opt", "temperature"),
         entropy=Option("sampled", ENTROPY, ("exact", "sampled")),
-        hypernet_dim=Option(64, "hidden units of the networks that make weights from the state"),
-        width=Option(16, "units between the two layers of the transformation g"),
+        hypernet_dim=HYPERNET_DIM,
+        width=WIDTH,
         half_weights=Option(False, "rows where Q_tot lies between the OPT's sum and its target count half"),
     ),
     "weighted_qmix": Rule(

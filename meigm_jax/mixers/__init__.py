@@ -1,9 +1,8 @@
 """Mixers: local utilities to one joint value. One file, one line here, one YAML."""
 
+from meigm_jax.modules import HYPERNET_DIM, MASK_DEAD
 from meigm_jax.registry import Option, Part
 
-HYPERNET_DIM = Option(64, "hidden units of the networks that make weights from the state")
-MASK_DEAD = Option(False, "leave out agents that have no choice to make")
 VALUE_MEANING = "hidden units of the state value that the mixer adds"
 
 MIXERS = {
@@ -13,7 +12,7 @@ MIXERS = {
         embed_dim=Option(32, "width of the mixing layer"),
         hypernet_dim=HYPERNET_DIM,
         value_dim=Option(64, VALUE_MEANING),
-        mask_dead=MASK_DEAD,
+        mask_dead=MASK_DEAD._replace(default=False),
         hypernet_layers=Option(2, "Linear layers that make the mixing weights", (1, 2)),
     ),
     "qplex": Part(

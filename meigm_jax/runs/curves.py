@@ -321,15 +321,15 @@ def _with_values(members: Iterable[Member], measure: Measure, warn: Callable[[st
 
 def _each_seed_once(name: str, group: list[Member], warn: Callable[[str], None]) -> list[Member]:
     """One member per seed, in order: the one that has gone furthest, of those the one of the run written last."""
-    newest: dict[int, Member] = {}
+    kept: dict[int, Member] = {}
     replaced: dict[tuple[Path, Path], list[int]] = {}
     for member in sorted(group, key=lambda member: (member.rows[-1]["env_steps"], member.written, member.run_dir)):
-        if old := newest.get(member.seed):
+        if old := kept.get(member.seed):
             replaced.setdefault((old.run_dir, member.run_dir), []).append(member.seed)
-        newest[member.seed] = member
+        kept[member.seed] = member
     for (old, new), seeds in replaced.items():
         warn(f"{name}: {_seeds(seeds)} twice, in {old} and {new}; the latter goes further or is newer, and is kept")
-    return [newest[seed] for seed in sorted(newest)]
+    return [kept[seed] for seed in sorted(kept)]
 
 
 def _aligned(series: list[dict[int, float]]) -> Curve:

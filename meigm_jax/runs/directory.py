@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -14,7 +13,7 @@ import yaml
 
 from meigm_jax.config import Config, run_directory, steps_per_iteration, to_dict
 from meigm_jax.registry import ConfigError
-from meigm_jax.runs.files import write_text
+from meigm_jax.runs.files import free, taken, write_text
 from meigm_jax.runs.machine import versions
 from meigm_jax.runs.progress import Schedule
 
@@ -26,9 +25,8 @@ def new(config: Config) -> Path:
     """
     run_dir = run_directory(config)
     if _named_after_the_time(config):
-        numbered = (run_dir.with_name(f"{run_dir.name}_{number}") for number in itertools.count(2))
-        run_dir = next(path for path in itertools.chain([run_dir], numbered) if not _taken(path))
-    if _taken(run_dir):
+        run_dir = free(run_dir)
+    if taken(run_dir):
         go_on = f", or go on with resume={shlex.quote(str(run_dir))}" if (run_dir / "config.yaml").is_file() else ""
         raise ConfigError(f"run_dir: {run_dir} exists; choose another name or run_dir{go_on}")
     absolute = run_dir.absolute()
@@ -40,10 +38,6 @@ def new(config: Config) -> Path:
 
 def _named_after_the_time(config: Config) -> bool:
     return not (config.name or config.run_dir)
-
-
-def _taken(run_dir: Path) -> bool:
-    return os.path.lexists(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir()))
 
 
 def old(run_dir: Path) -> Path:
@@ -75,7 +69,7 @@ def begin(config: Config, run_dir: Path) -> Path:
                 claim.unlink()
             for path in made:
                 path.rmdir()
-        if _named_after_the_time(config) and _taken(run_dir):
+        if _named_after_the_time(config) and taken(run_dir):
             return begin(config, new(config))
         if isinstance(error, ConfigError):
             raise

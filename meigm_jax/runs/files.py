@@ -1,13 +1,25 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that nobody has taken yet."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 
 class NotSaved(Exception):
     """A run was trained to its end, and that end could not be written to the disk."""
+
+
+def taken(path: Path) -> bool:
+    """Whether something lies there, other than an empty folder."""
+    return os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
+
+
+def free(path: Path) -> Path:
+    """`path`, or where it is taken the first of path_2, path_3, ... that is not."""
+    numbered = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not taken(each))
 
 
 def write_text(path: Path, text: str) -> None:

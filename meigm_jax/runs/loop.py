@@ -160,7 +160,7 @@ class Run:
     clock: CompileClock
     started: float  # time.monotonic() at the start of the command, less what the run had taken before
     size: ChunkSize = field(default_factory=ChunkSize)
-    unsaved: dict[str, str] = field(default_factory=dict)  # what is missing on the disk now -> why
+    unsaved: str = ""  # why the last save failed, if it did
 
     def __post_init__(self) -> None:
         self.members = members(self.config)
@@ -341,9 +341,9 @@ class Run:
                 self.checkpoints.amend(host)
             else:
                 self.checkpoints.save(self.state, self.progress.iteration, host)
-            self.unsaved.clear()
+            self.unsaved = ""
         except OSError as error:
-            self.unsaved["the last checkpoint"] = str(error)
+            self.unsaved = str(error)
             self.console.warning(f"no checkpoint at {self.env_steps} env steps, training goes on: {error}")
         self.saved_at = time.monotonic()
 
@@ -357,13 +357,13 @@ class Run:
         text = to_json(facts, indent=2)
         try:
             self.metrics.flush()
-            write_text(self.run_dir / "summary.json", text + "\n")
+            if not self.unsaved:  # a run without its last checkpoint is not finished: resuming makes both
+                write_text(self.run_dir / "summary.json", text + "\n")
         except OSError as error:
-            self.unsaved["summary.json"] = str(error)
+            self.unsaved = str(error)
         self.console.close()
         self.console.message(table_of(self.config, self.progress, self.policy, self.run_dir))
         self.wandb.complete()
         if self.unsaved:
-            reason = next(iter(self.unsaved.values()))
-            raise NotSaved(f"{self.run_dir} lacks {' and '.join(self.unsaved)}, resume it once they fit: {reason}")
+            raise NotSaved(f"{self.run_dir}: its end could not be written; resume it when it can: {self.unsaved}")
         return json.loads(text)

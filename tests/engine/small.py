@@ -5,12 +5,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from meigm_jax.engine.train_step import Sizes
 from meigm_jax.ops import policies
 from meigm_jax.types import Algorithm, Env, EnvSpec, Hyper, Learner, TimeStep
 
 AGENTS, ACTIONS = 2, 4
 SPEC = EnvSpec("counter", AGENTS, ACTIONS, obs_dim=3, state_dim=4, episode_limit=6, min_episode_length=3,
                outcomes=("win",))  # fmt: skip
+SIZES = Sizes(**dict.fromkeys(Sizes._fields, 0))._replace(
+    num_envs=2,
+    chunk_length=8,
+    updates_per_chunk=4,
+    batch_size=3,
+    target_update_interval=3,
+    capacity=8,
+    dtype=jnp.float32,
+    in_turn=False,
+)
 HYPER = Hyper(*(jnp.float32(0) for _ in Hyper._fields))
 
 

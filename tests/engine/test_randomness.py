@@ -9,19 +9,9 @@ import pytest
 
 from meigm_jax.engine import replay, train_step
 from meigm_jax.engine.rollout import collect
-from meigm_jax.engine.train_step import Sizes
 from meigm_jax.types import Learner
-from tests.engine.small import ACTIONS, AGENTS, COUNTING, ENV, HYPER, SPEC, step
+from tests.engine.small import ACTIONS, AGENTS, COUNTING, ENV, HYPER, SIZES, SPEC, step
 
-SIZES = Sizes(**dict.fromkeys(Sizes._fields, 0))._replace(
-    num_envs=2,
-    chunk_length=8,
-    updates_per_chunk=4,
-    batch_size=3,
-    target_update_interval=3,
-    capacity=8,
-    dtype=jnp.float32,
-)
 LEARNER = COUNTING.init(jax.random.key(0), HYPER)
 
 

@@ -9,23 +9,13 @@ import numpy as np
 import pytest
 
 from meigm_jax.engine import train_step
-from meigm_jax.engine.train_step import Sizes
 from meigm_jax.runs.trainer import make_sizes, make_trainer, member_hypers, member_seeds
 from meigm_jax.train import configure
+from tests.engine import small
 from tests.engine.small import COUNTING, ENV, HYPER
 from tests.runs.fake import small_config
 
-SIZES = Sizes(**dict.fromkeys(Sizes._fields, 0))._replace(
-    num_envs=2,
-    chunk_length=6,
-    updates_per_chunk=4,
-    batch_size=3,
-    target_update_interval=3,
-    warmup_sequences=5,  # three iterations of two sequences
-    capacity=8,
-    dtype=jnp.float32,
-    in_turn=False,
-)
+SIZES = small.SIZES._replace(chunk_length=6, warmup_sequences=5)  # three iterations of two sequences
 
 # Batches of a real run's order of size: on the CPU, members then take their gradient steps in turn.
 LARGE_BATCH = ("algo=me_qmix", "train.chunk_length=32", "train.batch_size=32", "total_env_steps=1280")

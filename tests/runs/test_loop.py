@@ -461,22 +461,31 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, whole, monkey
     assert_same(state, run_dir, whole)
 
 
-def test_a_run_whose_end_is_not_on_the_disk_says_so_in_the_end(tmp_path, whole, monkeypatch, capsys):
+@pytest.mark.parametrize("lost", [("checkpoint",), ("summary",), ("checkpoint", "summary")])
+def test_a_run_whose_end_is_not_on_the_disk_says_so_and_is_ended_by_resuming(
+    tmp_path, whole, monkeypatch, capsys, lost
+):
     run_dir, config = tmp_path / "run", fake.small_config(tmp_path / "run")
     write_tree, write_text = checkpoint._write_tree, loop.write_text
 
     def refuse(path, *args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_tree", refuse)
-    monkeypatch.setattr(loop, "write_text", refuse)
-    with pytest.raises(NotSaved, match=rf"{run_dir} lacks the last checkpoint and summary.json, resume it .*No space"):
+    if "checkpoint" in lost:
+        monkeypatch.setattr(checkpoint, "_write_tree", refuse)
+    if "summary" in lost:
+        monkeypatch.setattr(loop, "write_text", refuse)
+    with pytest.raises(NotSaved, match=rf"{run_dir}: its end could not be written; resume it .*No space"):
         train(config)
     assert "mean" in capsys.readouterr().out  # the results are shown all the same
     monkeypatch.setattr(checkpoint, "_write_tree", write_tree)
     monkeypatch.setattr(loop, "write_text", write_text)
-    state, _ = train(config, run_dir)
-    assert_same(state, run_dir, whole)
+    state, summary = train(config, run_dir)
+    assert summary["seeds"] == whole.summary["seeds"] and (run_dir / "summary.json").exists()
+    if "checkpoint" in lost:
+        assert_same(state, run_dir, whole)
+    else:
+        assert state is None  # nothing was left to train
 
 
 def test_wins_that_tie_are_told_apart_by_their_returns(tmp_path, monkeypatch):
